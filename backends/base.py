@@ -1,0 +1,105 @@
+"""The backend interface: what a store of bytes must do to carry log-structured volumes.
+
+A backend is an IODriver with the few calls that a store needs to be managed, and one small manifest per
+volume with compare-and-swap. `docs/backends.md` shows how to write one; `fusevol.testing.backends` is
+the suite that says whether it is right.
+"""
+
+from abc import abstractmethod
+from collections.abc import Buffer
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from fusevol.api.io import IODriver
+
+__all__ = ["NO_VERSION", "Backend", "Manifest", "Traits"]
+
+#: The version of a manifest that was never written.
+NO_VERSION = ""
+
+
+class Manifest(NamedTuple):
+    """A volume's manifest: its bytes, and the version to name in the next compare-and-swap.
+
+    The version is opaque: equal versions mean equal bytes, and no version ever comes back after a change.
+    """
+
+    data: bytes
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a backend promises beyond the interface.
+
+    durable: what was flushed outlives the process (memory: no).
+    rewritable: a range may be written again with other bytes. Where not, a write that overlaps an
+        earlier one is refused with InvalidArgument, unless it repeats the very same write (a retry).
+    atomic_writes: after a crash a write is there whole or not at all, so damaged bytes are never
+        the remains of a torn write.
+    """
+
+    durable: bool = True
+    rewritable: bool = True
+    atomic_writes: bool = False
+
+
+class Backend(IODriver):
+    """Sparse byte spaces that can be created, deleted, listed, and that give space back.
+
+    Volume ids are non-empty strings of ASCII letters, digits, `-`, `_` and `.`, at most 128 characters,
+    not starting with a dot; others are InvalidArgument. All calls but `create` and `list` raise
+    VolumeNotFound for a volume that does not exist. Operating-system and client errors surface as
+    BackendError (NoSpace where the store is full), never as themselves.
+    """
+
+    traits: Traits = Traits()
+
+    @abstractmethod
+    async def create(self, volume_id: str) -> None:
+        """Make an empty space with no manifest, durably. Raises AlreadyExists."""
+
+    @abstractmethod
+    async def delete(self, volume_id: str) -> None:
+        """Remove the space, its manifest and all it holds, durably.
+
+        A crash in the middle leaves the volume either listed, so that delete can be called again, or gone.
+        """
+
+    @abstractmethod
+    async def list(self) -> list[str]:
+        """The ids of all volumes, sorted."""
+
+    @abstractmethod
+    async def used_size(self, volume_id: str) -> int:
+        """Bytes of the store that the volume's space takes up, its manifest left out."""
+
+    @abstractmethod
+    async def discard(self, volume_id: str, length: int, offset: int) -> None:
+        """Give back the range. What a later read of it returns is undefined, but it is no error.
+
+        The bytes may come back to life after a crash that comes before the next flush.
+        """
+
+    @abstractmethod
+    async def get_manifest(self, volume_id: str) -> Manifest:
+        """The manifest and its version; `Manifest(b"", NO_VERSION)` before the first put.
+
+        Raises CorruptData where the stored manifest is damaged.
+        """
+
+    @abstractmethod
+    async def put_manifest(self, volume_id: str, data: Buffer, if_version: str) -> str:
+        """Replace the manifest if its version is still `if_version`; return the new version.
+
+        Atomic and durable when it returns; it does not flush the space. Raises ManifestConflict, and
+        changes nothing, when somebody else was faster. After a BackendError the outcome is unknown:
+        read the manifest to learn it.
+        """
+
+    async def aclose(self) -> None:
+        """Let go of files and connections. Does not flush. Calling it twice is harmless."""
+
+    def read_nowait(self, volume_id: str, size: int, offset: int) -> Buffer | None:
+        """Like `read`, but return None rather than wait. Backends that must always wait leave this as is."""
+        return None
