@@ -6,11 +6,10 @@ the suite that says whether it is right.
 """
 
 from abc import abstractmethod
-from collections.abc import Buffer
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fusevol.api.io import IODriver
+from fusevol.api.io import Buffer, IODriver
 
 __all__ = ["NO_VERSION", "Backend", "Manifest", "Traits"]
 

@@ -5,9 +5,12 @@ bytes speaks it: a backend, a wrapper around one, a log-structured volume, a dri
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Buffer
+from typing import TypeAlias
 
-__all__ = ["IODriver"]
+__all__ = ["Buffer", "IODriver"]
+
+#: What the interfaces take and return as bytes: contiguous, of single bytes.
+Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 class IODriver(ABC):

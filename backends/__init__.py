@@ -1,0 +1,1 @@
+"""Backends: the stores of bytes under a volume."""

@@ -1,0 +1,1 @@
+"""The log-structured volume: batches, extent map, checkpoints, snapshots."""
