@@ -1,1 +1,126 @@
-"""The contracts of a volume driver."""
+"""The contracts: what a volume is, what drivers, stores and registries do, and the null drivers.
+
+They are those of openstorage's `volume` package in Python. The errors are in `fusevol.errors`.
+"""
+
+from fusevol.api.codec import Secret, from_json, to_json
+from fusevol.api.constants import (
+    API_VERSION,
+    ATTACH_OPTIONS_SECRET,
+    DRIVER_API_BASE,
+    LOCAL_NODE,
+    LOCATION_CONSTRAINT,
+    MOUNT_BASE,
+    PLUGIN_API_BASE,
+    VOLUME_BASE,
+    AttachOptionsKey,
+)
+from fusevol.api.drivers import (
+    BlockDriver,
+    Enumerator,
+    InitFunc,
+    ProtoDriver,
+    SnapshotDriver,
+    StatsDriver,
+    VolumeDriver,
+    VolumeDriverProvider,
+    VolumeDriverRegistry,
+)
+from fusevol.api.enums import (
+    AttachState,
+    CosType,
+    DriverType,
+    FSType,
+    HealthStatus,
+    IoProfile,
+    ScanAction,
+    ScanTrigger,
+    VolumeState,
+    VolumeStatus,
+)
+from fusevol.api.io import Buffer, IODriver
+from fusevol.api.names import VolumeRef, check_name, parse_volume_ref
+from fusevol.api.null import BlockNotSupported, IONotSupported, SnapshotNotSupported, StatsNotSupported
+from fusevol.api.registry import new_volume_driver_registry
+from fusevol.api.store import LockToken, Store, StoreEnumerator
+from fusevol.api.types import (
+    UINT64_MAX,
+    ActiveRequest,
+    ActiveRequests,
+    IoStrategy,
+    IoThrottle,
+    Record,
+    ScanPolicy,
+    Source,
+    Stats,
+    Usage,
+    Volume,
+    VolumeConsumer,
+    VolumeLocator,
+    VolumeSpec,
+)
+from fusevol.api.updates import UNSET, LocatorUpdate, SpecUpdate
+
+__all__ = [
+    "API_VERSION",
+    "ATTACH_OPTIONS_SECRET",
+    "DRIVER_API_BASE",
+    "LOCAL_NODE",
+    "LOCATION_CONSTRAINT",
+    "MOUNT_BASE",
+    "PLUGIN_API_BASE",
+    "UINT64_MAX",
+    "UNSET",
+    "VOLUME_BASE",
+    "ActiveRequest",
+    "ActiveRequests",
+    "AttachOptionsKey",
+    "AttachState",
+    "BlockDriver",
+    "BlockNotSupported",
+    "Buffer",
+    "CosType",
+    "DriverType",
+    "Enumerator",
+    "FSType",
+    "HealthStatus",
+    "IODriver",
+    "IONotSupported",
+    "InitFunc",
+    "IoProfile",
+    "IoStrategy",
+    "IoThrottle",
+    "LocatorUpdate",
+    "LockToken",
+    "ProtoDriver",
+    "Record",
+    "ScanAction",
+    "ScanPolicy",
+    "ScanTrigger",
+    "Secret",
+    "SnapshotDriver",
+    "SnapshotNotSupported",
+    "Source",
+    "SpecUpdate",
+    "Stats",
+    "StatsDriver",
+    "StatsNotSupported",
+    "Store",
+    "StoreEnumerator",
+    "Usage",
+    "Volume",
+    "VolumeConsumer",
+    "VolumeDriver",
+    "VolumeDriverProvider",
+    "VolumeDriverRegistry",
+    "VolumeLocator",
+    "VolumeRef",
+    "VolumeSpec",
+    "VolumeState",
+    "VolumeStatus",
+    "check_name",
+    "from_json",
+    "new_volume_driver_registry",
+    "parse_volume_ref",
+    "to_json",
+]
