@@ -1,1 +1,27 @@
-"""The log-structured volume: batches, extent map, checkpoints, snapshots."""
+"""The log-structured volume: batches, extent map, checkpoints, snapshots.
+
+`docs/format.md` is the format; `lifecycle` has the ways in (create, clone, open, delete), `volume` what an
+open volume does. Below them: `datapath` (bytes in and out), `commit` (making a state durable), `recovery`
+(rolling forward), `appender` (the head of the log), `extents`, `tree` and `sharing` (the map, stored and live,
+and who holds what), `attachment` (the manifest), `space` (what is free).
+"""
+
+from fusevol.log.lifecycle import clone_volume, create_volume, delete_volume, open_volume
+from fusevol.log.options import LogOptions
+from fusevol.log.records import Snapshot
+from fusevol.log.snapview import SnapshotView
+from fusevol.log.volume import Durability, LogVolume, SnapshotUsage, Usage
+
+__all__ = [
+    "Durability",
+    "LogOptions",
+    "LogVolume",
+    "Snapshot",
+    "SnapshotUsage",
+    "SnapshotView",
+    "Usage",
+    "clone_volume",
+    "create_volume",
+    "delete_volume",
+    "open_volume",
+]

@@ -1,0 +1,268 @@
+"""Making, cloning, opening and deleting volumes; the order of steps is that of docs/format.md section 5."""
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import msgspec
+import trio
+
+from fusevol.backends.base import NO_VERSION, Backend
+from fusevol.errors import CorruptData, SnapshotNotFound, VolumeHasSnapshots, VolumeNotFound
+from fusevol.log.appender import Appender
+from fusevol.log.attachment import Attachment, read_manifest, update_manifest
+from fusevol.log.datapath import DataPath
+from fusevol.log.extents import ExtentMap
+from fusevol.log.format import BLOCK_SHIFT, INDEX_BITS, KIND_MAP
+from fusevol.log.options import LogOptions
+from fusevol.log.reader import BlockReader
+from fusevol.log.records import Ancestor, Blob, Checkpoint, Manifest, Origin, Pin, decode
+from fusevol.log.recovery import Rolled, roll_forward
+from fusevol.log.space import FreeList
+from fusevol.log.state import History, State
+from fusevol.log.tree import NodeCache, Tree
+from fusevol.log.volume import LogVolume
+
+__all__ = ["clone_volume", "create_volume", "delete_volume", "open_volume"]
+
+_READ_RETRIES = 5
+
+
+async def create_volume(backend: Backend, volume_id: str) -> None:
+    """Make an empty volume. Raises AlreadyExists, InvalidArgument, BackendError."""
+    await backend.create(volume_id)
+    await backend.put_manifest(volume_id, Manifest(uuid=secrets.token_hex(16)).to_bytes(), NO_VERSION)
+
+
+async def clone_volume(backend: Backend, parent: str, snapshot: str, volume_id: str) -> None:
+    """Make a writable volume that starts as a snapshot of another, in the same backend.
+
+    Independent of the snapshot's size; the parent may be attached and busy. Raises VolumeNotFound,
+    SnapshotNotFound, AlreadyExists, BackendError, CorruptData.
+    """
+    manifest, history = await _read_history(backend, parent)
+    origin = history.find(snapshot, parent)
+    ancestors = manifest.origin.ancestors if manifest.origin else ()
+    own = Ancestor(epoch=max(origin.node_position, origin.position) >> INDEX_BITS, volume_id=parent)
+    clone = Manifest(
+        uuid=secrets.token_hex(16), epoch=own.epoch, state="pending",
+        origin=Origin(
+            parent=parent, snapshot=origin.id, root=origin.root, mapped=origin.mapped, ancestors=(*ancestors, own)
+        ),
+    )  # fmt: skip
+    await backend.create(volume_id)
+    try:
+        version = await backend.put_manifest(volume_id, clone.to_bytes(), NO_VERSION)
+        await _pin(backend, parent, Pin(snapshot=origin.id, clone=volume_id), snapshot)
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            await delete_volume(backend, volume_id)
+        raise
+    await backend.put_manifest(volume_id, msgspec.structs.replace(clone, state="ready").to_bytes(), version)
+
+
+async def _pin(backend: Backend, parent: str, pin: Pin, name: str) -> None:
+    """Record a pin, if its snapshot is still there: it may have been deleted since it was looked up."""
+    while True:
+        manifest, history = await _read_history(backend, parent)
+        if pin.snapshot not in history.snapshots:
+            raise SnapshotNotFound(f'volume "{parent}" has no snapshot "{name}" any more')
+        checked = manifest.checkpoint
+
+        def add(current: Manifest, checked: Blob | None = checked) -> Manifest:
+            if current.checkpoint != checked:
+                return current
+            return msgspec.structs.replace(current, pins=(*current.pins, pin))
+
+        after, _ = await update_manifest(backend, parent, add)
+        if pin in after.pins:
+            return
+
+
+async def delete_volume(backend: Backend, volume_id: str) -> None:
+    """Delete a volume that has no snapshots with clones. Who has it attached is fenced by its absence.
+
+    Raises VolumeNotFound, VolumeHasSnapshots, BackendError. Damaged volumes can be deleted, too.
+    """
+    try:
+        manifest: Manifest | None = (await read_manifest(backend, volume_id))[0]
+    except CorruptData:
+        manifest = None
+    pins = manifest.pins if manifest else ()
+    if clones := await _existing(backend, [pin.clone for pin in pins]):
+        raise VolumeHasSnapshots(
+            f'volume "{volume_id}" has clones: {", ".join(clones)}', hint="delete its clones first"
+        )
+    await backend.delete(volume_id)
+    if manifest and manifest.origin:
+        pin = Pin(snapshot=manifest.origin.snapshot, clone=volume_id)
+        with suppress(VolumeNotFound):
+            await update_manifest(backend, manifest.origin.parent, lambda parent: _without(parent, {pin}))
+
+
+async def drop_stale_pins(attachment: Attachment, snapshot: int) -> None:
+    """Drop pins on a snapshot whose clones do not exist: the deletion of those stopped before its last step."""
+    await attachment.confirm()
+    pins = {pin for pin in attachment.manifest.pins if pin.snapshot == snapshot}
+    existing = await _existing(attachment.backend, [pin.clone for pin in pins])
+    if stale := {pin for pin in pins if pin.clone not in existing}:
+        await attachment.publish(lambda manifest: _without(manifest, stale))
+
+
+def _without(manifest: Manifest, pins: set[Pin]) -> Manifest:
+    return msgspec.structs.replace(manifest, pins=tuple(pin for pin in manifest.pins if pin not in pins))
+
+
+async def _existing(backend: Backend, volume_ids: list[str]) -> list[str]:
+    found = set(await backend.list()) if volume_ids else set()
+    return [volume_id for volume_id in volume_ids if volume_id in found]
+
+
+async def _read_history(backend: Backend, volume_id: str) -> tuple[Manifest, History]:
+    """Manifest and snapshots of a volume that somebody else may be writing.
+
+    A checkpoint may be given back while it is read; then the manifest names a newer one by now.
+    """
+    for attempt in range(_READ_RETRIES):
+        manifest, _ = await read_manifest(backend, volume_id)
+        reader = _reader(backend, volume_id, manifest)
+        try:
+            state, record = await _read_state(reader, manifest)
+        except CorruptData:
+            again, _ = await read_manifest(backend, volume_id)
+            if again.checkpoint == manifest.checkpoint or attempt == _READ_RETRIES - 1:
+                raise
+        else:
+            del record
+            return manifest, state.history
+    raise AssertionError
+
+
+def _reader(backend: Backend, volume_id: str, manifest: Manifest) -> BlockReader:
+    return BlockReader(backend, volume_id, manifest.origin.ancestors if manifest.origin else ())
+
+
+async def _read_state(reader: BlockReader, manifest: Manifest) -> tuple[State, Checkpoint]:
+    """The last checkpoint: its record, and the state it describes."""
+    origin, blob = manifest.origin, manifest.checkpoint
+    if blob is None:
+        root, mapped = (origin.root, origin.mapped) if origin else (None, 0)
+        start = (manifest.epoch + 1) << INDEX_BITS
+        return State(), Checkpoint(number=0, sequence=0, position=start, root=root, mapped=mapped, inherited=mapped)
+    body = await reader.blob(blob, "the checkpoint record")
+    record = decode(body, Checkpoint, f'the checkpoint record of volume "{reader.volume_id}"')
+    table = bytes(await reader.blob(record.snapshots, "the snapshot table")) if record.snapshots else b""
+    free = bytes(await reader.blob(record.free, "the free list")) if record.free else b""
+    return State(
+        history=History.load(table, record, reader.volume_id),
+        number=record.number,
+        record=blob,
+        table=record.snapshots,
+        free_blob=record.free,
+        free=FreeList.from_bytes(free),
+        data_blocks=record.data_blocks,
+        meta_blocks=record.meta_blocks,
+        sequence=record.sequence,
+    ), record
+
+
+@asynccontextmanager
+async def open_volume(
+    backend: Backend, volume_id: str, *, read_only: bool = False, options: LogOptions | None = None
+) -> AsyncIterator[LogVolume]:
+    """Attach a volume: take it over from whoever has it, recover it, and on leaving flush and close it.
+
+    read_only: take nothing over and write nothing; see the volume as its last barrier (or a later one of a
+    writer that is at work) left it.
+
+    Raises VolumeNotFound, CorruptData, NotSupported, BackendError. An error on leaving means that
+    the last writes are not durable; unless the body raised one itself.
+    """
+    options = options or LogOptions()
+    failure: BaseException | None = None
+    # Errors leave as themselves, not in the nursery's exception group: its tasks raise none of their own.
+    async with trio.open_nursery() as nursery:
+        try:
+            volume = await (_open_read_only if read_only else _attach)(backend, volume_id, options, nursery)
+            try:
+                yield volume
+            finally:
+                with trio.CancelScope(shield=True):
+                    await volume.close()
+        except BaseException as error:  # noqa: BLE001
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _attach(backend: Backend, volume_id: str, options: LogOptions, nursery: trio.Nursery) -> LogVolume:
+    attachment = await Attachment.claim(backend, volume_id)
+    manifest = attachment.manifest
+    reader, cache = _reader(backend, volume_id, manifest), NodeCache(options.cached_nodes)
+    state, record = await _read_state(reader, manifest)
+    rolled = Rolled([], record.position, record.sequence, record.sequence)
+    if manifest.checkpoint:
+        rolled = await roll_forward(
+            backend, volume_id, bytes.fromhex(manifest.uuid), position=record.position, sequence=record.sequence,
+            record=manifest.checkpoint,
+        )  # fmt: skip
+    log = Appender(
+        backend, volume_id, bytes.fromhex(manifest.uuid), nursery, attachment.confirm, head=attachment.head,
+        sequence=rolled.seen, durable=rolled.sequence, in_flight=options.in_flight,
+    )  # fmt: skip
+    live = ExtentMap(await Tree.load(reader, cache, record.root), record.mapped, record.inherited)
+    volume = LogVolume(backend, volume_id, reader, cache, live, state, options, log, attachment, nursery)
+    await _replay(volume, rolled, record)
+    # What was accepted may have reached the device's cache only; and nothing behind it will ever be accepted.
+    await backend.flush(volume_id)
+    if manifest.checkpoint and rolled.end < attachment.head:
+        await backend.discard(volume_id, (attachment.head - rolled.end) << BLOCK_SHIFT, rolled.end << BLOCK_SHIFT)
+    await volume.start()
+    return volume
+
+
+async def _open_read_only(backend: Backend, volume_id: str, options: LogOptions, nursery: trio.Nursery) -> LogVolume:
+    for attempt in range(_READ_RETRIES):
+        manifest, _ = await read_manifest(backend, volume_id)
+        reader, cache = _reader(backend, volume_id, manifest), NodeCache(options.cached_nodes)
+        try:
+            state, record = await _read_state(reader, manifest)
+            live = ExtentMap(await Tree.load(reader, cache, record.root), record.mapped, record.inherited)
+            volume = LogVolume(backend, volume_id, reader, cache, live, state, options, nursery=nursery)
+            if manifest.checkpoint:
+                rolled = await roll_forward(
+                    backend, volume_id, bytes.fromhex(manifest.uuid), position=record.position,
+                    sequence=record.sequence, record=manifest.checkpoint,
+                )  # fmt: skip
+                await _replay(volume, rolled, record)
+        except CorruptData:
+            again, _ = await read_manifest(backend, volume_id)
+            if again.checkpoint == manifest.checkpoint or attempt == _READ_RETRIES - 1:
+                raise
+        else:
+            return volume
+    raise AssertionError
+
+
+async def _replay(volume: LogVolume, rolled: Rolled, record: Checkpoint) -> None:
+    """Apply the log behind the checkpoint to the live map, and account for what it holds."""
+    path: DataPath = volume.path
+    state = volume.state
+    for batch in rolled.batches:
+        header, first = batch.header, batch.header.address + 1
+        overhead = [(header.address, 1)]
+        if header.table_blocks:
+            overhead.append((first + header.blocks, header.table_blocks))
+        payload = (first, header.blocks)
+        state.meta_blocks += 1 + header.table_blocks
+        if batch.apply:
+            for op in batch.operations:
+                address = 0 if op.discard else first + op.slot
+                await path.replay(op.start, op.count, address, batch.sums[op.slot : op.slot + op.count].tolist())
+        elif header.blocks:
+            # Nodes of a checkpoint: this one's, or of one that was not committed; or data behind the last barrier.
+            state.meta_blocks += header.blocks
+            if not (header.kind == KIND_MAP and header.checkpoint == record.number):
+                state.garbage.append(payload)
+        state.garbage += overhead

@@ -1,0 +1,26 @@
+"""A snapshot as it is read."""
+
+from fusevol.api.io import Buffer
+from fusevol.log.datapath import DataPath
+from fusevol.log.extents import ExtentMap
+from fusevol.log.reader import BlockReader
+from fusevol.log.records import Snapshot
+from fusevol.log.tree import Tree
+
+__all__ = ["SnapshotView"]
+
+
+class SnapshotView:
+    """The bytes of a snapshot; `record` says which."""
+
+    def __init__(self, record: Snapshot, reader: BlockReader, tree: Tree) -> None:
+        self.record = record
+        self._path = DataPath(None, reader, ExtentMap(tree, record.mapped, record.inherited))
+
+    async def read(self, size: int, offset: int) -> Buffer:
+        """Return exactly `size` bytes from `offset`. Raises CorruptData, BackendError, InvalidArgument."""
+        return await self._path.read(size, offset)
+
+    def read_nowait(self, size: int, offset: int) -> Buffer | None:
+        """Like `read`, but None where it would have to wait."""
+        return self._path.read_nowait(size, offset)

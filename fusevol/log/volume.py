@@ -1,0 +1,382 @@
+"""LogVolume: a volume attached to this process (or opened for reading), with all it can do."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import trio
+
+from fusevol.api.names import check_name
+from fusevol.backends.base import Backend
+from fusevol.errors import AlreadyExists, Fenced, FusevolError, ReadOnly, VolumeBusy
+from fusevol.log.appender import Appender
+from fusevol.log.attachment import Attachment
+from fusevol.log.checkpoint import Frozen
+from fusevol.log.commit import Change, Committer
+from fusevol.log.datapath import DataPath
+from fusevol.log.extents import ExtentMap
+from fusevol.log.format import BLOCK_SHIFT, EPOCH_BLOCKS
+from fusevol.log.options import LogOptions
+from fusevol.log.reader import BlockReader
+from fusevol.log.records import Snapshot
+from fusevol.log.sharing import exclusive
+from fusevol.log.snapview import SnapshotView
+from fusevol.log.state import State, released_blocks
+from fusevol.log.tree import NodeCache, Tree
+
+__all__ = ["Durability", "LogVolume", "SnapshotUsage", "Usage"]
+
+
+class Usage(NamedTuple):
+    """Bytes of a volume. total = data + metadata + reclaimable is what its space holds.
+
+    live: mapped by the live tree. inherited: of these, read from the spaces of the volumes it was cloned from.
+    data: own data blocks, of the live tree or a snapshot. snapshots: those of them only snapshots hold.
+    metadata: map nodes, batch headers, records. reclaimable: dead, to be given back soon.
+    """
+
+    live: int
+    inherited: int
+    data: int
+    snapshots: int
+    metadata: int
+    reclaimable: int
+
+    @property
+    def total(self) -> int:
+        """Bytes that the volume's own space holds."""
+        return self.data + self.metadata + self.reclaimable
+
+
+class SnapshotUsage(NamedTuple):
+    """Bytes of a snapshot: mapped, and how many come back when it is deleted (data, and its own map nodes)."""
+
+    referenced: int
+    exclusive: int
+    exclusive_metadata: int
+
+    @property
+    def shared(self) -> int:
+        """Bytes of data that somebody else holds too."""
+        return self.referenced - self.exclusive
+
+
+class Durability(NamedTuple):
+    """What a power cut now would cost: bytes not yet durable, and the age of the oldest in seconds."""
+
+    unflushed_bytes: int
+    oldest_seconds: float
+
+
+class LogVolume:
+    """An open volume. Made by `open_volume`; not to be used after it.
+
+    Reads and writes are at byte offsets of a sparse space of 2**63 bytes; see `DataPath` for `read`, `write`,
+    `discard`, `read_nowait`, `write_nowait` and `throttle`.
+    """
+
+    def __init__(
+        self, backend: Backend, volume_id: str, reader: BlockReader, cache: NodeCache, live: ExtentMap, state: State,
+        options: LogOptions, log: Appender | None = None, attachment: Attachment | None = None,
+        nursery: trio.Nursery | None = None,
+    ) -> None:  # fmt: skip
+        self.volume_id = volume_id
+        self._backend = backend
+        self._reader = reader
+        self._cache = cache
+        self.state = state
+        self._options = options
+        self._log = log
+        self._attachment = attachment
+        self._nursery = nursery
+        self.path = DataPath(log, reader, live)
+        self._commits = trio.Semaphore(1)
+        self._reclaiming = trio.Lock()
+        self._views: dict[int, int] = {}
+        self._idle = trio.Event()
+        self.abandoned = False
+        #: Why the last checkpoint in the background failed; None once one succeeded.
+        self.background_error: FusevolError | None = None
+        if log and attachment:
+            self._committer = Committer(log, attachment, reader, cache, state)
+        path = self.path
+        self.read, self.read_nowait, self.write = path.read, path.read_nowait, path.write
+        self.write_nowait, self.throttle, self.discard = path.write_nowait, path.throttle, path.discard
+
+    # -- barrier ----------------------------------------------------------------------------------
+
+    async def flush(self) -> None:
+        """Make everything written so far durable, as one barrier: recovery finds all of it, or what was before.
+
+        Raises BackendError, NoSpace, Fenced. After NoSpace the data is kept, and another flush tries again;
+        after a failed flush of the backend, or Fenced, the volume takes no more writes.
+        """
+        log = self._writable()
+        await self._stay_in_epoch()
+        sequence = self._barrier()
+        if log.durable >= sequence:
+            return
+        if self._nursery and self._checkpoint_due() and self._commits.value:
+            self._commits.acquire_nowait()
+            self._nursery.start_soon(self._checkpoint_in_background, self._freeze(sequence))
+        try:
+            await log.flush(sequence)
+        except FusevolError as error:
+            self._note(error)
+            raise
+        self._idle.set()
+
+    def _barrier(self) -> int:
+        log = self._writable()
+        if log.clean:
+            return log.barrier
+        return log.seal(barrier=True).sequence
+
+    async def _stay_in_epoch(self) -> None:
+        log = self._writable()
+        if log.head % EPOCH_BLOCKS > EPOCH_BLOCKS // 2 and log.jump is None and self._attachment:
+            log.jump = await self._attachment.claim_next_epoch()
+
+    def _note(self, error: FusevolError) -> None:
+        if isinstance(error, Fenced) and self._log:
+            self._log.fail(error)
+
+    @property
+    def durability(self) -> Durability:
+        """How much is not durable yet."""
+        return Durability(*self._log.unflushed) if self._log else Durability(0, 0.0)
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def _checkpoint_due(self) -> bool:
+        log, options = self._writable(), self._options
+        return (
+            log.since_checkpoint << BLOCK_SHIFT >= options.checkpoint_bytes
+            or len(self.path.live.dirty) >= options.dirty_leaves
+        )
+
+    def _freeze(self, sequence: int) -> Frozen:
+        """Take the state as it is at the barrier just sealed. No await since then, and none here."""
+        log, state, path = self._writable(), self.state, self.path
+        since = log.since_checkpoint
+        overhead, meta = log.new_checkpoint()
+        state.number += 1
+        state.meta_blocks += meta
+        state.data_blocks += path.take_data_blocks()
+        return Frozen(
+            number=state.number, sequence=sequence, position=log.head, leaves=path.live.freeze(), dead=path.take_dead(),
+            overhead=overhead, mapped=path.live.mapped, inherited=path.live.inherited, data_blocks=state.data_blocks,
+            meta_blocks=state.meta_blocks, since=since,
+        )  # fmt: skip
+
+    async def _commit(self, frozen: Frozen, change: Change) -> None:
+        try:
+            self.path.live = await self._committer.run(self.path.live, frozen, change)
+        except BaseException as error:
+            self.path.put_back_dead(frozen.dead)
+            self.state.garbage += frozen.overhead
+            self._writable().since_checkpoint += frozen.since
+            if isinstance(error, FusevolError):
+                self._note(error)
+            raise
+
+    async def _checkpoint_in_background(self, frozen: Frozen) -> None:
+        try:
+            await self._commit(frozen, Change())
+            self.background_error = None
+        except FusevolError as error:
+            self.background_error = error
+        finally:
+            self._commits.release()
+        if self.background_error is None:
+            await self._reclaim_surplus()
+
+    async def checkpoint(self) -> None:
+        """Flush, and write a checkpoint: the next open has nothing to roll forward. Raises as `flush` does."""
+        await self._change(lambda: Change())
+        await self._reclaim_surplus()
+
+    async def _change(self, decide: Callable[[], Change], *, gate: bool = False) -> None:
+        """Run one commit; `decide` is called at the barrier, and may raise to give up."""
+        self._writable()
+        async with self._commits:
+            if gate:
+                self.path.gate = trio.Event()
+            try:
+                decide()
+                await self._stay_in_epoch()
+                change = decide()
+                await self._commit(self._freeze(self._barrier()), change)
+            finally:
+                if self.path.gate is not None:
+                    self.path.gate.set()
+                    self.path.gate = None
+        self._idle.set()
+
+    # -- space ------------------------------------------------------------------------------------
+
+    async def _reclaim_surplus(self) -> None:
+        live = self.path.live.mapped << BLOCK_SHIFT
+        try:
+            await self._reclaim(max(self._options.slack_bytes, live // 8) >> BLOCK_SHIFT)
+        except FusevolError as error:
+            self.background_error = error
+
+    async def _reclaim(self, keep: int) -> None:
+        """Give back the longest free runs, until at most `keep` blocks (or half as much, once started) remain."""
+        state = self.state
+        async with self._reclaiming:
+            if state.free.blocks <= keep:
+                return
+            runs = state.free.longest(keep // 2)
+            await self.path.readers.passed()
+            for address, count in runs:
+                await self._backend.discard(self.volume_id, count << BLOCK_SHIFT, address << BLOCK_SHIFT)
+                state.free.remove([(address, count)])
+
+    async def reclaim(self) -> None:
+        """Checkpoint, and give back all dead space there is. Raises as `flush` does."""
+        await self._change(lambda: Change())
+        await self._reclaim(0)
+
+    async def usage(self) -> Usage:
+        """Bytes held, exact to the block, by what holds them. Waits for a checkpoint under way."""
+        async with self._commits:
+            state, live, history = self.state, self.path.live, self.state.history
+            with self.path.readers.ticket():
+                trees = [await self._tree(history.snapshots[i]) for i in history.neighbours]
+                dead = len(await released_blocks(self.path.dead(), history, trees, self._reader.own_from))
+            data = state.data_blocks + self.path.data_blocks - dead
+            garbage = sum(count for _, count in state.garbage)
+            meta = state.meta_blocks + (self._log.meta_blocks if self._log else 0) - garbage
+            only_snapshots = data - (live.mapped - live.inherited)
+            reclaimable = state.free.blocks + dead + garbage
+            blocks = live.mapped, live.inherited, data, only_snapshots, meta, reclaimable
+            return Usage(*(count << BLOCK_SHIFT for count in blocks))
+
+    # -- snapshots --------------------------------------------------------------------------------
+
+    def snapshots(self) -> list[Snapshot]:
+        """All snapshots, oldest first."""
+        return sorted(self.state.history.snapshots.values(), key=lambda snapshot: snapshot.id)
+
+    async def snapshot(self, name: str, labels: dict[str, str] | None = None) -> Snapshot:
+        """Take a snapshot of everything written before the call. Independent of the volume's size.
+
+        Raises AlreadyExists, InvalidArgument (name), and as `flush` does.
+        """
+        check_name(name)
+
+        def decide() -> Change:
+            if self.state.history.has(name):
+                raise AlreadyExists(f'volume "{self.volume_id}" has a snapshot "{name}" already')
+            return Change(take=(name, labels or {}, False))
+
+        await self._change(decide)
+        return self.state.history.find(name, self.volume_id)
+
+    async def restore(self, name: str) -> Snapshot:
+        """Turn the live volume to a snapshot; return the safety snapshot of what was there before.
+
+        Writers wait meanwhile; readers see the old state until it returns. Raises SnapshotNotFound, and as
+        `flush` does; then the volume is as it was.
+        """
+
+        def decide() -> Change:
+            target = self.state.history.find(name, self.volume_id)
+            return Change(take=(self._safety_name(name), {}, True), restore=target)
+
+        await self._change(decide, gate=True)
+        return max(self.state.history.snapshots.values(), key=lambda snapshot: snapshot.id)
+
+    def _safety_name(self, target: str) -> str:
+        history, number = self.state.history, self.state.history.next_id
+        while history.has(name := f"before-restore-{number}"):
+            number += 1
+        return name
+
+    async def delete_snapshot(self, name: str) -> None:
+        """Delete a snapshot and give back what only it held.
+
+        Raises SnapshotNotFound, VolumeHasSnapshots (it has clones), VolumeBusy (it is being read), and as
+        `flush` does.
+        """
+
+        def decide() -> Change:
+            snapshot = self.state.history.find(name, self.volume_id)
+            if self._views.get(snapshot.id):
+                raise VolumeBusy(f'snapshot "{name}" of volume "{self.volume_id}" is in use')
+            return Change(delete=snapshot)
+
+        await self._drop_stale_pins(self.state.history.find(name, self.volume_id))
+        await self._change(decide)
+        await self._reclaim(0)
+
+    async def _drop_stale_pins(self, snapshot: Snapshot) -> None:
+        """Forget pins of clones that are gone: their deletion was interrupted before its last step."""
+        from fusevol.log.lifecycle import drop_stale_pins
+
+        if self._attachment:
+            await drop_stale_pins(self._attachment, snapshot.id)
+
+    async def snapshot_usage(self, name: str) -> SnapshotUsage:
+        """Bytes of a snapshot, exact to the block; the time depends on what changed around it."""
+        history = self.state.history
+        snapshot = history.find(name, self.volume_id)
+        with self.path.readers.ticket():
+            views = [await self._tree(history.snapshots[i]) for i in snapshot.neighbours]
+            live = [self.path.live] if snapshot.id in history.neighbours else []
+            data, nodes = await exclusive(await self._tree(snapshot), [*views, *live], self._reader.own_from)
+        blocks = snapshot.mapped, len(data), sum(count for _, count in nodes)
+        return SnapshotUsage(*(count << BLOCK_SHIFT for count in blocks))
+
+    async def _tree(self, snapshot: Snapshot) -> Tree:
+        return await Tree.load(self._reader, self._cache, snapshot.root)
+
+    @asynccontextmanager
+    async def view(self, name: str) -> AsyncIterator[SnapshotView]:
+        """A snapshot, to be read; it cannot be deleted meanwhile. Raises SnapshotNotFound."""
+        snapshot = self.state.history.find(name, self.volume_id)
+        self._views[snapshot.id] = self._views.get(snapshot.id, 0) + 1
+        try:
+            yield SnapshotView(snapshot, self._reader, await self._tree(snapshot))
+        finally:
+            self._views[snapshot.id] -= 1
+
+    # -- open and close ---------------------------------------------------------------------------
+
+    def _writable(self) -> Appender:
+        if self._log is None:
+            raise ReadOnly(f'volume "{self.volume_id}" is open for reading only')
+        return self._log
+
+    async def _mark_when_idle(self) -> None:
+        """After a while without writes, leave proof that the last flush was complete."""
+        log = self._writable()
+        while True:
+            await self._idle.wait()
+            self._idle = trio.Event()
+            sequence = log.sequence
+            await trio.sleep(self._options.idle_seconds)
+            if log.sequence == sequence and log.clean and log.durable >= sequence:
+                log.mark()
+
+    async def start(self) -> None:
+        """Finish attaching: a checkpoint in this writer's own epoch, then the tasks in the background."""
+        await self.checkpoint()
+        if self._nursery:
+            self._nursery.start_soon(self._mark_when_idle)
+
+    async def close(self) -> None:
+        """Flush and write a last checkpoint. Raises what makes that impossible: the last writes are not durable then."""
+        if self._log is None or self.abandoned:
+            return
+        await self.flush()
+        if self._log.last_data > self.state.sequence:
+            await self.checkpoint()
+        async with self._commits, self._reclaiming:
+            pass
+
+    def abandon(self) -> None:
+        """Do not flush when the volume is left: as if the process had died here."""
+        self.abandoned = True
