@@ -1,0 +1,215 @@
+"""FileBackend: a directory per volume on a local file system; the embedded default.
+
+    <path>/<volume id>/<number>.seg     the space, SEGMENT_BYTES each, sparse
+    <path>/<volume id>/manifest         version (8 bytes), checksum of the rest (8 bytes), the bytes
+    <path>/<volume id>/lock             locked while the manifest is replaced
+
+Writes go around the page cache (O_DIRECT) where address, offset and size allow; reads go through it, so
+that what is cached can be returned without a thread.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+from xxhash import xxh3_64_intdigest
+
+from fusevol.api.io import Buffer
+from fusevol.backends.base import NO_VERSION, Backend, Manifest, Traits
+from fusevol.backends.checks import check_range, check_volume_id, flat
+from fusevol.backends.segments import SegmentDirectory, fsync_directory, translate
+from fusevol.errors import AlreadyExists, CorruptData, ManifestConflict, VolumeNotFound
+
+__all__ = ["FileBackend"]
+
+T = TypeVar("T")
+
+_ENVELOPE = struct.Struct("<QQ")
+_THREADS = 16
+
+
+class FileBackend(Backend):
+    """Volumes in directories under `path`, which is made if it does not exist."""
+
+    traits = Traits()
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._volumes: dict[str, SegmentDirectory] = {}
+        self._threads = trio.CapacityLimiter(_THREADS)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise translate(error, f"{self.path} cannot be used as a directory of volumes") from error
+
+    async def _run(self, what: str, work: Callable[[], T]) -> T:
+        """Run blocking `work` in a thread, to the end even if cancelled; `what` names it in errors."""
+        try:
+            return await trio.to_thread.run_sync(work, limiter=self._threads)
+        except OSError as error:
+            raise translate(error, what) from error
+
+    def _volume(self, volume_id: str) -> SegmentDirectory:
+        volume = self._volumes.get(volume_id)
+        if volume is None:
+            check_volume_id(volume_id)
+            if not (self.path / volume_id).is_dir():
+                raise VolumeNotFound(f'volume "{volume_id}" does not exist in {self.path}')
+            volume = self._volumes[volume_id] = SegmentDirectory(self.path / volume_id)
+        return volume
+
+    # -- volumes ----------------------------------------------------------------------------------
+
+    async def create(self, volume_id: str) -> None:
+        check_volume_id(volume_id)
+
+        def work() -> None:
+            try:
+                (self.path / volume_id).mkdir(mode=0o700)
+            except FileExistsError:
+                raise AlreadyExists(f'volume "{volume_id}" exists in {self.path} already') from None
+            fsync_directory(self.path)
+
+        await self._run(f'volume "{volume_id}" could not be created', work)
+
+    async def delete(self, volume_id: str) -> None:
+        volume = self._volume(volume_id)
+
+        def work() -> None:
+            # The rename takes the volume away at once; what a crash leaves of the rest is swept here next time.
+            try:
+                (self.path / volume_id).rename(self.path / f".deleted-{secrets.token_hex(8)}")
+            except FileNotFoundError:
+                raise VolumeNotFound(f'volume "{volume_id}" does not exist in {self.path}') from None
+            fsync_directory(self.path)
+            for left in self.path.glob(".deleted-*"):
+                shutil.rmtree(left, ignore_errors=True)
+
+        await self._run(f'volume "{volume_id}" could not be deleted', work)
+        self._volumes.pop(volume_id, None)
+        volume.close()
+
+    async def list(self) -> list[str]:
+        def work() -> list[str]:
+            return sorted(item.name for item in self.path.iterdir() if item.is_dir() and item.name[0] != ".")
+
+        return await self._run(f"the volumes in {self.path} could not be listed", work)
+
+    async def used_size(self, volume_id: str) -> int:
+        return await self._run(f'the size of volume "{volume_id}" is not known', self._volume(volume_id).used_size)
+
+    # -- bytes ------------------------------------------------------------------------------------
+
+    def read_nowait(self, volume_id: str, size: int, offset: int) -> Buffer | None:
+        try:
+            return self._volume(volume_id).read_cached(size, offset)
+        except OSError:
+            # `read` comes upon the same error, and reports it.
+            return None
+
+    async def read(self, volume_id: str, size: int, offset: int) -> Buffer:
+        check_range(size, offset)
+        volume = self._volume(volume_id)
+        return await self._run(
+            f'{size} bytes at {offset} of volume "{volume_id}" could not be read', lambda: volume.read(size, offset)
+        )
+
+    async def write(self, volume_id: str, data: Buffer, offset: int) -> int:
+        view = flat(data)
+        check_range(len(view), offset)
+        volume = self._volume(volume_id)
+        await self._run(
+            f'{len(view)} bytes at {offset} of volume "{volume_id}" could not be written',
+            lambda: volume.write(view, offset),
+        )
+        return len(view)
+
+    async def flush(self, volume_id: str) -> None:
+        await self._run(f'volume "{volume_id}" could not be flushed', self._volume(volume_id).flush)
+
+    async def discard(self, volume_id: str, length: int, offset: int) -> None:
+        check_range(length, offset)
+        volume = self._volume(volume_id)
+        if length:
+            await self._run(
+                f'space of volume "{volume_id}" could not be given back', lambda: volume.discard(length, offset)
+            )
+
+    # -- manifest ---------------------------------------------------------------------------------
+
+    async def get_manifest(self, volume_id: str) -> Manifest:
+        # Read on the loop: a few hundred bytes that every flush looks at, so they are in the page cache.
+        path = self._volume(volume_id).path
+        try:
+            return _read_manifest(path)
+        except OSError as error:
+            raise translate(error, f'the manifest of volume "{volume_id}" could not be read') from error
+
+    async def put_manifest(self, volume_id: str, data: Buffer, if_version: str) -> str:
+        path, body = self._volume(volume_id).path, bytes(data)
+
+        def work() -> str:
+            try:
+                lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:
+                raise VolumeNotFound(f'volume "{volume_id}" does not exist in {self.path}') from None
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                return _replace_manifest(path, body, if_version)
+            finally:
+                os.close(lock)
+
+        return await self._run(f'the manifest of volume "{volume_id}" could not be written', work)
+
+    async def aclose(self) -> None:
+        for volume in self._volumes.values():
+            volume.close()
+        self._volumes.clear()
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        fd = os.open(path / "manifest", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        if not path.is_dir():
+            raise VolumeNotFound(f'volume "{path.name}" does not exist in {path.parent}') from None
+        return Manifest(b"", NO_VERSION)
+    try:
+        stored = os.read(fd, os.fstat(fd).st_size)
+    finally:
+        os.close(fd)
+    if len(stored) < _ENVELOPE.size:
+        raise CorruptData(f"{path / 'manifest'} is cut short: {len(stored)} bytes")
+    version, checksum = _ENVELOPE.unpack_from(stored)
+    body = stored[_ENVELOPE.size :]
+    if checksum != xxh3_64_intdigest(body, version):
+        raise CorruptData(f"{path / 'manifest'} does not match its checksum")
+    return Manifest(body, str(version))
+
+
+def _replace_manifest(path: Path, body: bytes, if_version: str) -> str:
+    """Compare and swap, under the lock. Blocks."""
+    current = _read_manifest(path).version
+    if current != if_version:
+        raise ManifestConflict(
+            f'the manifest of volume "{path.name}" is at version {current or "none"}, not {if_version or "none"}'
+        )
+    version = int(current or 0) + 1
+    temporary = path / "manifest.new"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        whole = memoryview(_ENVELOPE.pack(version, xxh3_64_intdigest(body, version)) + body)
+        while whole:
+            whole = whole[os.write(fd, whole) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    temporary.rename(path / "manifest")
+    fsync_directory(path)
+    return str(version)

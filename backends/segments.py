@@ -1,0 +1,319 @@
+"""One volume's directory of segment files: the synchronous half of the file backend.
+
+Methods that may block say so and run in worker threads; what they share is guarded by a lock that is
+never held across a system call that waits for the disk.
+"""
+
+import ctypes
+import errno
+import os
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from fusevol.errors import BackendError, NoSpace, NotSupported, VolumeNotFound
+
+__all__ = ["SEGMENT_BYTES", "SegmentDirectory", "fsync_directory", "translate"]
+
+#: Bytes of the space in one file: small enough to be dropped whole now and then, large enough to be few.
+SEGMENT_BYTES = 1 << 30
+_ALIGNMENT = 4096
+_OPEN_FILES = 128
+#: A read that continues the one before lets the kernel fetch this much ahead.
+_AHEAD = 4 << 20
+#: What was modified longer ago than this was written back by the kernel (it waits half a minute by default).
+_SETTLED_SECONDS = 86400
+_KEEP_SIZE_PUNCH_HOLE = 0x01 | 0x02
+
+_NAME = re.compile(r"([0-9a-f]{10})\.seg")
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def translate(error: OSError, what: str) -> BackendError | VolumeNotFound:
+    """The fusevol error for an operating-system error; `what` says what could not be done."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"{what}: {error.strerror}", hint="free space on the file system, then try again")
+    return BackendError(f"{what}: {error.strerror or error}")
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable. Blocks."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class _Segment:
+    """The open descriptors of a segment: buffered for reading, and direct for writing where that exists."""
+
+    __slots__ = ("buffered", "direct", "users")
+
+    def __init__(self, buffered: int, direct: int | None) -> None:
+        self.buffered = buffered
+        self.direct = direct
+        self.users = 0
+
+    def close(self) -> None:
+        os.close(self.buffered)
+        if self.direct is not None:
+            os.close(self.direct)
+
+
+class SegmentDirectory:
+    """Byte ranges of one volume, over files of SEGMENT_BYTES each; missing files are holes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._open: OrderedDict[int, _Segment] = OrderedDict()
+        self._dirty: set[int] = set()
+        self._created = False
+        self._adopted = False
+        self._next_read = 0
+
+    # -- descriptors ------------------------------------------------------------------------------
+
+    def _file(self, index: int) -> Path:
+        return self.path / f"{index:010x}.seg"
+
+    def _get(self, index: int, *, create: bool) -> _Segment | None:
+        """The segment, opened; None if there is none. The caller holds the lock, or is the only thread."""
+        segment = self._open.get(index)
+        if segment is not None:
+            self._open.move_to_end(index)
+            return segment
+        path, flags = self._file(index), os.O_RDWR | os.O_CLOEXEC
+        try:
+            buffered = os.open(path, flags)
+        except FileNotFoundError:
+            if not self.path.is_dir():
+                raise VolumeNotFound(f'volume "{self.path.name}" does not exist') from None
+            if not create:
+                return None
+            buffered = os.open(path, flags | os.O_CREAT, 0o600)
+            self._created = True
+        try:
+            direct = os.open(path, flags | os.O_DIRECT)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                os.close(buffered)
+                raise
+            direct = None
+        segment = self._open[index] = _Segment(buffered, direct)
+        while len(self._open) > _OPEN_FILES:
+            idle = next((i for i, old in self._open.items() if not old.users and i != index), None)
+            if idle is None:
+                break
+            self._open.pop(idle).close()
+        return segment
+
+    @contextmanager
+    def _use(self, index: int, *, create: bool = False) -> Iterator[_Segment | None]:
+        """Hold a segment open, so that no other thread closes it meanwhile."""
+        with self._lock:
+            segment = self._get(index, create=create)
+            if segment:
+                segment.users += 1
+        try:
+            yield segment
+        finally:
+            if segment:
+                with self._lock:
+                    segment.users -= 1
+
+    def segments(self) -> list[int]:
+        """Numbers of the segments that exist, sorted. Raises VolumeNotFound."""
+        try:
+            names = os.listdir(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise VolumeNotFound(f'volume "{self.path.name}" does not exist') from None
+        return sorted(int(match[1], 16) for name in names if (match := _NAME.fullmatch(name)))
+
+    def end(self) -> int:
+        """Where the space ends: behind the last byte of the last segment."""
+        existing = self.segments()
+        while existing:
+            with suppress(FileNotFoundError):
+                return existing[-1] * SEGMENT_BYTES + os.stat(self._file(existing[-1])).st_size
+            existing.pop()
+        return 0
+
+    # -- bytes ------------------------------------------------------------------------------------
+
+    def read_cached(self, size: int, offset: int) -> bytes | None:
+        """The range, if it is in one segment and all of it in the page cache. Never blocks on the disk."""
+        index, inner = divmod(offset, SEGMENT_BYTES)
+        if inner + size > SEGMENT_BYTES or not size:
+            return None
+        # Only opening is guarded: what is open stays so, since nothing else runs between here and the read.
+        with self._lock:
+            segment = self._get(index, create=False)
+            if segment is None:
+                return None
+            buffer = bytearray(size)
+            try:
+                if os.preadv(segment.buffered, [buffer], inner, os.RWF_NOWAIT) != size:
+                    return None
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                return None
+        self._next_read = offset + size
+        return buffer  # type: ignore[return-value]  # a bytearray nobody else has
+
+    def read(self, size: int, offset: int) -> bytes:
+        """The range, cut where the space ends. Blocks."""
+        sequential, self._next_read = offset == self._next_read, offset + size
+        parts, at = [], offset
+        while at < offset + size:
+            index, inner = divmod(at, SEGMENT_BYTES)
+            count = min(offset + size - at, SEGMENT_BYTES - inner)
+            with self._use(index) as segment:
+                if segment is None:
+                    break
+                if sequential or count >= 1 << 17:
+                    # One request for all of it; the kernel's own readahead asks for 128 KiB at a time.
+                    os.posix_fadvise(segment.buffered, inner, max(count, _AHEAD * sequential), os.POSIX_FADV_WILLNEED)
+                part = os.pread(segment.buffered, count, inner)
+            parts.append(part)
+            at += len(part)
+            if len(part) < count:
+                break
+        if at < offset + size:
+            return self._with_holes(parts, at, offset, size)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _with_holes(self, parts: list[bytes], at: int, offset: int, size: int) -> bytes:
+        """Go on where a file is missing or short: zeros up to the next one, or to the end of the space."""
+        end = min(self.end(), offset + size)
+        while at < end:
+            index, inner = divmod(at, SEGMENT_BYTES)
+            count = min(end - at, SEGMENT_BYTES - inner)
+            part = b""
+            with self._use(index) as segment:
+                if segment:
+                    part = os.pread(segment.buffered, count, inner)
+            parts.append(part.ljust(count, b"\0"))
+            at += count
+        return b"".join(parts)
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write all of it. Blocks. Raises OSError."""
+        at, size = 0, len(data)
+        while at < size:
+            index, inner = divmod(offset + at, SEGMENT_BYTES)
+            count = min(size - at, SEGMENT_BYTES - inner)
+            with self._use(index, create=True) as segment:
+                assert segment is not None  # created if need be
+                _write_all(segment, data[at : at + count], inner)
+                # Marked only now: a flush that took the marks earlier owes this write nothing, the next one does.
+                with self._lock:
+                    self._dirty.add(index)
+            at += count
+
+    def flush(self) -> None:
+        """Make all writes durable, those of earlier owners of the directory too. Blocks. Raises OSError."""
+        with self._lock:
+            dirty, self._dirty = self._dirty, set()
+            created, self._created = self._created, False
+        try:
+            adopted = set() if self._adopted else self._recent()
+            for index in dirty | adopted:
+                with self._use(index) as segment:
+                    if segment:
+                        os.fdatasync(segment.buffered)
+            if created or not self._adopted:
+                fsync_directory(self.path)
+        except BaseException:
+            with self._lock:
+                self._dirty |= dirty
+                self._created |= created
+            raise
+        self._adopted = True
+
+    def _recent(self) -> set[int]:
+        """Segments that somebody who died may have written: only the page cache or the device's cache may have it."""
+        recent, found = time.time() - _SETTLED_SECONDS, set()
+        for index in self.segments():
+            with suppress(FileNotFoundError):
+                if os.stat(self._file(index)).st_mtime > recent:
+                    found.add(index)
+        return found
+
+    def discard(self, length: int, offset: int) -> None:
+        """Give the range back: drop files it covers, punch holes in others. Blocks. Raises OSError."""
+        end = offset + length
+        first, last = offset // SEGMENT_BYTES, (end - 1) // SEGMENT_BYTES
+        for index in self.segments():
+            if not first <= index <= last:
+                continue
+            low = max(offset - index * SEGMENT_BYTES, 0)
+            high = min(end - index * SEGMENT_BYTES, SEGMENT_BYTES)
+            if high - low < SEGMENT_BYTES:
+                with self._use(index) as segment:
+                    if segment is None:
+                        continue
+                    if _libc.fallocate(segment.buffered, _KEEP_SIZE_PUNCH_HOLE, low, high - low):
+                        code = ctypes.get_errno()
+                        if code == errno.EOPNOTSUPP:
+                            raise NotSupported(
+                                f"the file system of {self.path} cannot punch holes, so space does not come back",
+                                hint="use ext4, xfs, btrfs or tmpfs",
+                            )
+                        raise OSError(code, os.strerror(code))
+                    if os.fstat(segment.buffered).st_blocks:
+                        continue
+            self._drop(index, whole=high - low == SEGMENT_BYTES)
+
+    def _drop(self, index: int, *, whole: bool) -> None:
+        """Remove a file that holds nothing any more; unless it is the one being written to."""
+        with self._lock:
+            segment = self._open.get(index)
+            busy = index in self._dirty or (segment is not None and segment.users > 0)
+            if not whole and (busy or index == max(self.segments())):
+                return
+            if segment is not None and not segment.users:
+                self._open.pop(index).close()
+            self._dirty.discard(index)
+            with suppress(FileNotFoundError):
+                self._file(index).unlink()
+
+    def used_size(self) -> int:
+        """Bytes that the files take up. Blocks."""
+        total = 0
+        for index in self.segments():
+            with suppress(FileNotFoundError):
+                total += os.stat(self._file(index)).st_blocks * 512
+        return total
+
+    def close(self) -> None:
+        """Close all files."""
+        with self._lock:
+            while self._open:
+                self._open.popitem()[1].close()
+
+
+def _write_all(segment: _Segment, data: memoryview, offset: int) -> None:
+    aligned = not (offset | len(data)) % _ALIGNMENT and not _address(data) % _ALIGNMENT
+    fd = segment.direct if aligned and segment.direct is not None else segment.buffered
+    while data:
+        written = os.pwrite(fd, data, offset)
+        data, offset = data[written:], offset + written
+        if written % _ALIGNMENT:
+            fd = segment.buffered
+
+
+def _address(data: memoryview) -> int:
+    """Where the bytes are in memory; 1, which is not aligned, for memory that must not be written to."""
+    if data.readonly:
+        return 1
+    return ctypes.addressof(ctypes.c_char.from_buffer(data))
