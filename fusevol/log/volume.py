@@ -118,7 +118,7 @@ class LogVolume:
             return
         if self._nursery and self._checkpoint_due() and self._commits.value:
             self._commits.acquire_nowait()
-            self._nursery.start_soon(self._checkpoint_in_background, self._freeze(sequence))
+            self._nursery.start_soon(self._checkpoint_in_background, self._freeze())
         try:
             await log.flush(sequence)
         except FusevolError as error:
@@ -155,7 +155,7 @@ class LogVolume:
             or len(self.path.live.dirty) >= options.dirty_leaves
         )
 
-    def _freeze(self, sequence: int) -> Frozen:
+    def _freeze(self) -> Frozen:
         """Take the state as it is at the barrier just sealed. No await since then, and none here."""
         log, state, path = self._writable(), self.state, self.path
         since = log.since_checkpoint
@@ -164,7 +164,7 @@ class LogVolume:
         state.meta_blocks += meta
         state.data_blocks += path.take_data_blocks()
         return Frozen(
-            number=state.number, sequence=sequence, position=log.head, leaves=path.live.freeze(), dead=path.take_dead(),
+            number=state.number, sequence=log.sequence, position=log.head, leaves=path.live.freeze(), dead=path.take_dead(),
             overhead=overhead, mapped=path.live.mapped, inherited=path.live.inherited, data_blocks=state.data_blocks,
             meta_blocks=state.meta_blocks, since=since,
         )  # fmt: skip
@@ -206,7 +206,8 @@ class LogVolume:
                 decide()
                 await self._stay_in_epoch()
                 change = decide()
-                await self._commit(self._freeze(self._barrier()), change)
+                self._barrier()
+                await self._commit(self._freeze(), change)
             finally:
                 if self.path.gate is not None:
                     self.path.gate.set()
