@@ -1,0 +1,77 @@
+"""Every backend and every wrapper keeps the contract."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from obstore.store import MemoryStore
+
+from fusevol.backends.base import Backend
+from fusevol.backends.file import FileBackend
+from fusevol.backends.memory import MemoryBackend
+from fusevol.backends.object import ObjectBackend
+from fusevol.backends.wrappers.counting import CountingBackend
+from fusevol.backends.wrappers.faults import FaultyBackend, delay
+from fusevol.backends.wrappers.recording import RecordingBackend
+from fusevol.testing.backends import BackendContract, Reopen
+
+
+class TestMemoryBackend(BackendContract):
+    @pytest.fixture
+    def backend(self) -> Backend:
+        return MemoryBackend()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        FaultyBackend,
+        RecordingBackend,
+        CountingBackend,
+        lambda inner: FaultyBackend(inner, [delay(call, seconds=0) for call in ("read", "write", "flush")]),
+        lambda inner: RecordingBackend(CountingBackend(FaultyBackend(inner))),
+    ],
+    ids=["faults", "recording", "counting", "delayed", "stack"],
+)
+class TestWrappers(BackendContract):
+    @pytest.fixture
+    def backend(self, wrap: Callable[[Backend], Backend]) -> Backend:
+        return wrap(MemoryBackend())
+
+
+class TestObjectBackendInMemory(BackendContract):
+    @pytest.fixture
+    def store(self) -> MemoryStore:
+        return MemoryStore()
+
+    @pytest.fixture
+    def backend(self, store: MemoryStore) -> Backend:
+        return ObjectBackend(store=store)
+
+    @pytest.fixture
+    def reopen(self, store: MemoryStore) -> Reopen:
+        return lambda: ObjectBackend(store=store)
+
+
+class TestObjectBackendInADirectory(BackendContract):
+    @pytest.fixture
+    async def backend(self, tmp_path: Path) -> AsyncIterator[Backend]:
+        backend = ObjectBackend(f"file://{tmp_path}/store", prefix="pre/fix")
+        yield backend
+        await backend.aclose()
+
+    @pytest.fixture
+    def reopen(self, tmp_path: Path) -> Reopen:
+        return lambda: ObjectBackend(f"file://{tmp_path}/store", prefix="pre/fix")
+
+
+class TestFileBackend(BackendContract):
+    @pytest.fixture
+    async def backend(self, tmp_path: Path) -> AsyncIterator[Backend]:
+        backend = FileBackend(tmp_path / "store")
+        yield backend
+        await backend.aclose()
+
+    @pytest.fixture
+    def reopen(self, tmp_path: Path) -> Reopen:
+        return lambda: FileBackend(tmp_path / "store")

@@ -1,0 +1,263 @@
+"""What the object backend does beyond the contract: rewriting, recovery, other processes, local files."""
+
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import obstore
+import pytest
+import trio
+from obstore.store import MemoryStore
+
+from fusevol.backends import open_backend
+from fusevol.backends.base import NO_VERSION
+from fusevol.backends.object import ObjectBackend
+from fusevol.backends.object_client import Client
+from fusevol.backends.object_index import MAX_OBJECT
+from fusevol.errors import BackendError, CorruptData, InvalidArgument, ManifestConflict
+
+K = 4096
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+async def backend(store: MemoryStore) -> ObjectBackend:
+    backend = ObjectBackend(store=store)
+    await backend.create("v")
+    return backend
+
+
+def names(store: MemoryStore) -> list[str]:
+    return [meta["path"] for meta in obstore.list(store).collect()]
+
+
+def name(offset: int, length: int) -> str:
+    return f"v/data/{offset:016x}-{length:08x}"
+
+
+async def test_every_write_is_one_object_named_for_its_range(backend: ObjectBackend, store: MemoryStore) -> None:
+    await backend.write("v", b"x" * K, 0)
+    await backend.write("v", b"y" * 10, 2**62)
+    assert names(store) == [".volumes/v", name(0, K), name(2**62, 10)]
+
+
+async def test_an_object_mostly_dead_is_rewritten_as_its_live_runs(backend: ObjectBackend, store: MemoryStore) -> None:
+    data = os.urandom(10 * K)
+    await backend.write("v", data, 0)
+    await backend.discard("v", 3 * K, K)
+    assert await backend.used_size("v") == 10 * K
+    await backend.discard("v", 3 * K, 5 * K)
+    assert names(store) == [".volumes/v", name(0, K), name(4 * K, K), name(8 * K, 2 * K)]
+    assert await backend.used_size("v") == 4 * K
+    assert bytes(await backend.read("v", 2 * K, 8 * K)) == data[8 * K :]
+    assert bytes(await backend.read("v", K, 4 * K)) == data[4 * K : 5 * K]
+
+
+async def test_discards_are_remembered_over_a_restart_once_flushed(backend: ObjectBackend, store: MemoryStore) -> None:
+    await backend.write("v", b"x" * 4 * K, 0)
+    await backend.discard("v", 2 * K, 0)
+    await backend.flush("v")
+    assert json.loads(bytes(obstore.get(store, "v/dead").bytes())) == {name(0, 4 * K)[7:]: [[0, 2 * K]]}
+    again = ObjectBackend(store=store)
+    await again.discard("v", 2 * K, 2 * K)
+    assert await again.used_size("v") == 0
+    # A new object of the same name has nothing to do with that record, even if nothing is flushed any more.
+    await again.write("v", b"y" * 4 * K, 0)
+    third = ObjectBackend(store=store)
+    await third.discard("v", K, 2 * K)
+    assert await third.used_size("v") == 4 * K
+    assert bytes(await third.read("v", K, 3 * K)) == b"y" * K
+
+
+async def test_an_object_and_its_pieces_may_coexist_after_a_crash(store: MemoryStore) -> None:
+    backend = ObjectBackend(store=store)
+    await backend.create("v")
+    data = os.urandom(10 * K)
+    for start, stop in ((0, 10 * K), (0, K), (4 * K, 6 * K)):
+        obstore.put(store, name(start, stop - start), data[start:stop])
+    assert bytes(await backend.read("v", 10 * K, 0)) == data
+    assert bytes(await backend.read("v", 3 * K, 5 * K)) == data[5 * K : 8 * K]
+    assert await backend.used_size("v") == 13 * K
+    await backend.discard("v", 9 * K, K)
+    assert bytes(await backend.read("v", K, 0)) == data[:K]
+    assert await backend.used_size("v") == K
+
+
+async def test_the_remains_of_a_torn_write_are_a_hole_that_can_be_written(store: MemoryStore) -> None:
+    backend = ObjectBackend(store=store)
+    await backend.create("v")
+    obstore.put(store, name(0, K), b"")
+    assert await backend.read("v", K, 0) == b""
+    assert await backend.write("v", b"x" * K, 0) == K
+    assert bytes(await backend.read("v", K, 0)) == b"x" * K
+
+
+async def test_a_read_finds_what_another_process_rewrote(backend: ObjectBackend, store: MemoryStore) -> None:
+    data = os.urandom(10 * K)
+    await backend.write("v", data, 0)
+    other = ObjectBackend(store=store)
+    assert await other.read("v", K, 9 * K) == data[9 * K :]
+    await backend.discard("v", 8 * K, 0)
+    assert await other.read("v", K, 9 * K) == data[9 * K :]
+    assert await other.used_size("v") == 2 * K
+
+
+async def test_reads_of_known_bytes_list_nothing(backend: ObjectBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    await backend.write("v", b"x" * K, 0)
+    listed: list[str] = []
+
+    def spy(store: MemoryStore, prefix: str, **options: object) -> list[object]:
+        listed.append(prefix)
+        return []
+
+    monkeypatch.setattr(obstore, "list", spy)
+    assert bytes(await backend.read("v", K, 0)) == b"x" * K
+    assert listed == []
+    await backend.read("v", K, K)
+    assert listed == ["v/data/"]
+
+
+async def test_another_writers_bytes_of_the_same_name_are_not_overwritten(store: MemoryStore) -> None:
+    one, two = ObjectBackend(store=store), ObjectBackend(store=store)
+    await one.create("v")
+    await two.read("v", 1, 0)
+    await one.write("v", b"a" * K, 0)
+    with pytest.raises(InvalidArgument, match="other bytes"):
+        await two.write("v", b"b" * K, 0)
+    assert await two.write("v", b"a" * K, 0) == K
+
+
+async def test_a_write_longer_than_the_longest_object_is_short(backend: ObjectBackend) -> None:
+    assert await backend.write("v", bytes(MAX_OBJECT + 1), 0) == MAX_OBJECT
+
+
+async def test_a_put_whose_answer_was_lost_and_that_was_tried_again_has_won(store: MemoryStore) -> None:
+    class Forgetful(Client):
+        """Puts twice, as a client does that got no answer the first time."""
+
+        async def _run(self, what, call):  # type: ignore[no-untyped-def]
+            result = await super()._run(what, call)
+            return await super()._run(what, call) if self.twice else result
+
+        twice = False
+
+    backend = ObjectBackend(store=store)
+    backend._client = client = Forgetful(store)
+    await backend.create("v")
+    first = await backend.put_manifest("v", b"one", NO_VERSION)
+    client.twice = True
+    second = await backend.put_manifest("v", b"two", first)
+    client.twice = False
+    assert (await backend.get_manifest("v")).data == b"two"
+    assert (await backend.get_manifest("v")).version == second
+
+
+@pytest.mark.parametrize("url", ["memory://", "file://{}"])
+async def test_a_damaged_manifest_is_reported(url: str, tmp_path: Path) -> None:
+    backend = ObjectBackend(url.format(tmp_path))
+    await backend.create("v")
+    version = await backend.put_manifest("v", b"some bytes", NO_VERSION)
+    stored = bytearray(obstore.get(backend._client.store, "v/manifest").bytes())
+    for at in (0, 5, 22, len(stored) - 1):
+        damaged = bytearray(stored)
+        damaged[at] ^= 1
+        obstore.put(backend._client.store, "v/manifest", bytes(damaged))
+        with pytest.raises(CorruptData):
+            await backend.get_manifest("v")
+    assert version
+
+
+def _contend(url: str, turns: int, wins: "multiprocessing.Queue[int]") -> None:
+    async def main() -> int:
+        backend, won = ObjectBackend(url), 0
+        while won < turns:
+            manifest = await backend.get_manifest("v")
+            try:
+                await backend.put_manifest("v", b"%d" % (int(manifest.data or b"0") + 1), manifest.version)
+            except ManifestConflict:
+                continue
+            won += 1
+        return won
+
+    wins.put(trio.run(main))
+
+
+async def test_processes_that_count_in_one_manifest_lose_no_count(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}"
+    backend = ObjectBackend(url)
+    await backend.create("v")
+    context = multiprocessing.get_context("spawn")
+    wins: multiprocessing.Queue[int] = context.Queue()
+    workers = [context.Process(target=_contend, args=(url, 30, wins)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        await trio.to_thread.run_sync(worker.join)
+    wins.close()
+    wins.join_thread()
+    assert (await backend.get_manifest("v")).data == b"90"
+
+
+async def test_flush_syncs_the_files_written_and_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def spy(fd: int) -> None:
+        synced.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), tmp_path))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    backend = ObjectBackend(f"file://{tmp_path}")
+    await backend.create("v")
+    assert synced == [".volumes/v", ".volumes", "."]
+    synced.clear()
+    await backend.write("v", b"x" * K, 0)
+    assert synced == []
+    await backend.flush("v")
+    assert synced == [name(0, K), "v/data", "v", "."]
+    synced.clear()
+    await backend.flush("v")
+    assert synced == []
+    await backend.put_manifest("v", b"m", NO_VERSION)
+    assert synced[:2] == ["v/manifest#0", "v/manifest"]
+
+
+async def test_a_deleted_volume_leaves_no_folder_behind(tmp_path: Path) -> None:
+    backend = ObjectBackend(f"file://{tmp_path}")
+    await backend.create("v")
+    await backend.write("v", b"x", 0)
+    await backend.put_manifest("v", b"m", NO_VERSION)
+    await backend.delete("v")
+    assert sorted(os.listdir(tmp_path)) == [".lock", ".volumes"]
+
+
+async def test_errors_of_the_store_surface_as_one_line(tmp_path: Path) -> None:
+    backend = ObjectBackend(f"file://{tmp_path}")
+    await backend.create("v")
+    (tmp_path / "v").write_text("in the way")
+    with pytest.raises(BackendError) as caught:
+        await backend.write("v", b"x", 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_traits_say_what_the_store_can_do(tmp_path: Path) -> None:
+    memory, local = ObjectBackend("memory://").traits, ObjectBackend(f"file://{tmp_path}").traits
+    assert (memory.durable, memory.rewritable, memory.atomic_writes) == (False, False, True)
+    assert (local.durable, local.rewritable, local.atomic_writes) == (True, False, False)
+
+
+def test_parameters_that_make_no_sense_are_refused() -> None:
+    for url in ("nonsense", "tape://a"):
+        with pytest.raises(InvalidArgument, match=url):
+            open_backend("object", url=url)
+    with pytest.raises(InvalidArgument, match=r"(?i)bogus"):
+        open_backend("object", url="s3://bucket/prefix", config={"bogus": 1})
+    with pytest.raises(InvalidArgument, match="either a url or a store"):
+        open_backend("object")
+    with pytest.raises(InvalidArgument, match="'bucket'; known: url, store"):
+        open_backend("object", bucket="b")
