@@ -23,8 +23,10 @@ Volumes and manifests, whose calls are durable on return:
 """
 
 import random
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from fusevol.backends.base import NO_VERSION, Manifest
 from fusevol.backends.memory import MemoryBackend, Space, new_version
@@ -165,18 +167,17 @@ def _covered(calls: Sequence[Call], cut: int) -> set[Call]:
     flushes = [call for call in calls if call.kind == "flush"]
     good = [call for call in flushes if call.succeeded(cut)]
     bad = [call for call in flushes if call.ended(cut) and isinstance(call.error, Exception)]
+    # Calls stand in the order of their begins. For each flush: the earliest end from there on.
+    begins = [flush.begin for flush in good]
+    ends = list(accumulate((flush.position(cut) for flush in reversed(good)), min))[::-1]
     covered = set()
     for call in calls:
         if call.kind not in ("write", "discard") or not call.succeeded(cut):
             continue
         # The earliest flush that covers it decides: later ones add nothing, and can take nothing away.
-        flush = min(
-            (flush for flush in good if flush.begin > call.position(cut)),
-            key=lambda flush: flush.position(cut),
-            default=None,
-        )
-        if flush is not None and not any(
-            failed.begin < flush.position(cut) and failed.position(cut) > call.begin for failed in bad
+        first = bisect_right(begins, call.position(cut))
+        if first < len(good) and not any(
+            failed.begin < ends[first] and failed.position(cut) > call.begin for failed in bad
         ):
             covered.add(call)
     return covered

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import random
 from pathlib import Path
 
 import obstore
@@ -261,3 +262,53 @@ def test_parameters_that_make_no_sense_are_refused() -> None:
         open_backend("object")
     with pytest.raises(InvalidArgument, match="'bucket'; known: url, store"):
         open_backend("object", bucket="b")
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_random_writes_discards_and_reads_agree_with_a_model(seed: int, tmp_path: Path) -> None:
+    backend = ObjectBackend(f"file://{tmp_path}" if seed % 2 else "memory://")
+    await backend.create("v")
+    unit, area = 512, 1 << 20
+    alive: dict[int, bytes] = {}
+
+    async def work(number: int) -> None:
+        rng, base, end = random.Random(seed * 100 + number), number * area // unit, 0
+        for _ in range(60):
+            size = rng.randrange(1, 40)
+            start = rng.randrange(end) if end else 0
+            stop = min(start + size, end)
+            match rng.choices(["write", "discard", "read", "flush"], [8, 7, 4, 1])[0]:
+                case "write":
+                    data = rng.randbytes(size * unit)
+                    await backend.write("v", data, (base + end) * unit)
+                    for i in range(size):
+                        alive[base + end + i] = data[i * unit : (i + 1) * unit]
+                    end += size
+                case "discard":
+                    for i in range(start, stop):
+                        alive.pop(base + i, None)
+                    await backend.discard("v", (stop - start) * unit, (base + start) * unit)
+                case "read":
+                    got = bytes(await backend.read("v", (stop - start) * unit, (base + start) * unit))
+                    assert len(got) == (stop - start) * unit
+                    for i in range(start, stop):
+                        block = got[(i - start) * unit : (i - start + 1) * unit]
+                        assert alive.get(base + i, block) == block
+                case _:
+                    await backend.flush("v")
+
+    async with trio.open_nursery() as nursery:
+        for number in range(4):
+            nursery.start_soon(work, number)
+    # No more is stored than twice what is alive, and exactly what is said to be.
+    used = await backend.used_size("v")
+    stored = obstore.list(backend._client.store, "v/data/").collect()
+    assert used == sum(meta["size"] for meta in stored)
+    assert len(alive) * unit <= used <= 2 * len(alive) * unit
+    await backend.flush("v")
+    again = ObjectBackend(store=backend._client.store)
+    for number, block in alive.items():
+        assert bytes(await again.read("v", unit, number * unit)) == block
+    for number in range(4):
+        await again.discard("v", area, number * area)
+    assert await again.used_size("v") == 0
