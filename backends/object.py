@@ -355,7 +355,7 @@ class ObjectBackend(Backend):
         return pieces
 
     async def _load_dead(self, volume: _Volume) -> None:
-        """Recall what was discarded in earlier sessions. Without the record nothing is lost but space."""
+        """Recall what was discarded before this process began. Without the record nothing is lost but space."""
         try:
             record = json.loads(await self._client.get(f"{volume.folder}/dead"))
             for name, runs in record.items():
