@@ -51,6 +51,10 @@ class Pin(Record, kw_only=True, frozen=True, forbid_unknown_fields=True):
     clone: str
 
 
+class _Format(msgspec.Struct):
+    format: int
+
+
 class Manifest(Record, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The head of a volume, changed by compare-and-swap only."""
 
@@ -84,7 +88,8 @@ class Manifest(Record, kw_only=True, frozen=True, forbid_unknown_fields=True):
         if CHECKSUM.unpack_from(data, end)[0] != xxh3_64_intdigest(data[:end]):
             raise CorruptData(f"{where} does not match its checksum")
         body = data[MANIFEST_HEAD.size : end]
-        if (version := msgspec.json.decode(body).get("format")) != FORMAT_VERSION:
+        # Of a later format only this one field is known.
+        if (version := decode(body, _Format, where).format) != FORMAT_VERSION:
             raise NotSupported(f"{where} has format {version}; this version reads format {FORMAT_VERSION}")
         return decode(body, cls, where)
 

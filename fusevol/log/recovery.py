@@ -104,13 +104,16 @@ class _Chain:
         self.sequence = sequence - 1
         while True:
             data = await self._blocks(address, 1)
-            header = BatchHeader.parse(data, self._uuid)
+            header = self._header(data)
             if header is None or (header.address, header.sequence) != (address, self.sequence + 1):
                 break
             table = header.inline_table
             if header.table_blocks:
                 table = bytes(await self._blocks(address + 1 + header.blocks, header.table_blocks))
-            self.batches.append((header, parse_table(header, table)))
+            try:
+                self.batches.append((header, parse_table(header, table)))
+            except CorruptData as error:
+                raise CorruptData(f'the log of volume "{self._volume_id}" is damaged: {error}') from error
             self.sequence = header.sequence
             self.durable = max(self.durable, header.durable)
             address = header.next
@@ -130,7 +133,7 @@ class _Chain:
             at = data.find(BATCH_MAGIC)
             while at >= 0:
                 if at % BLOCK == 0:
-                    header = BatchHeader.parse(data[at : at + BLOCK], self._uuid)
+                    header = self._header(data[at : at + BLOCK])
                     if header and header.address == address + (at >> BLOCK_SHIFT) and header.sequence > self.sequence:
                         self.durable = max(self.durable, header.durable)
                         self.seen = max(self.seen, header.sequence)
@@ -138,6 +141,12 @@ class _Chain:
                 at = data.find(BATCH_MAGIC, at + 1)
             empty += _READ_BLOCKS
             address += _READ_BLOCKS
+
+    def _header(self, data: bytes) -> BatchHeader | None:
+        try:
+            return BatchHeader.parse(data, self._uuid)
+        except CorruptData as error:
+            raise CorruptData(f'the log of volume "{self._volume_id}" is damaged: {error}') from error
 
     async def _blocks(self, address: int, count: int) -> bytes:
         return bytes(await self._backend.read(self._volume_id, count << BLOCK_SHIFT, address << BLOCK_SHIFT))
