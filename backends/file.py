@@ -131,7 +131,9 @@ class FileBackend(Backend):
         return len(view)
 
     async def flush(self, volume_id: str) -> None:
-        await self._run(f'volume "{volume_id}" could not be flushed', self._volume(volume_id).flush)
+        volume = self._volume(volume_id)
+        if not volume.clean:
+            await self._run(f'volume "{volume_id}" could not be flushed', volume.flush)
 
     async def discard(self, volume_id: str, length: int, offset: int) -> None:
         check_range(length, offset)
@@ -200,7 +202,8 @@ def _replace_manifest(path: Path, body: bytes, if_version: str) -> str:
         raise ManifestConflict(
             f'the manifest of volume "{path.name}" is at version {current or "none"}, not {if_version or "none"}'
         )
-    version = int(current or 0) + 1
+    # Drawn, not counted: a volume deleted and made again must not come upon the versions of the old one.
+    version = secrets.randbits(64)
     temporary = path / "manifest.new"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:

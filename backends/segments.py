@@ -23,8 +23,15 @@ __all__ = ["SEGMENT_BYTES", "SegmentDirectory", "fsync_directory", "translate"]
 SEGMENT_BYTES = 1 << 30
 _ALIGNMENT = 4096
 _OPEN_FILES = 128
-#: A read that continues the one before lets the kernel fetch this much ahead.
-_AHEAD = 4 << 20
+#: Reads that go on where the last one ended, or a little further, make the kernel fetch this much ahead.
+_AHEAD = 8 << 20
+_AHEAD_STEP = 1 << 20
+_GAP = 256 << 10
+#: The kernel's own readahead asks for 128 KiB at a time; reads of this size and more ask for all of it at once.
+_LARGE_READ = 128 << 10
+#: Writes up to this size are made durable at once, so that a flush after a single one has nothing left to do:
+#: the thread they run in takes as long to wake up as the disk takes to write.
+_SMALL_WRITE = 64 << 10
 #: What was modified longer ago than this was written back by the kernel (it waits half a minute by default).
 _SETTLED_SECONDS = 86400
 _KEEP_SIZE_PUNCH_HOLE = 0x01 | 0x02
@@ -77,6 +84,7 @@ class SegmentDirectory:
         self._created = False
         self._adopted = False
         self._next_read = 0
+        self._fetched = 0
 
     # -- descriptors ------------------------------------------------------------------------------
 
@@ -167,12 +175,23 @@ class SegmentDirectory:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
                 return None
-        self._next_read = offset + size
+            self._fetch_ahead(segment, offset, size)
         return buffer  # type: ignore[return-value]  # a bytearray nobody else has
+
+    def _fetch_ahead(self, segment: _Segment, offset: int, size: int) -> None:
+        """Start fetching what a sequential reader will want next. Threads may race here: it is only advice."""
+        end = offset + size
+        sequential, self._next_read = 0 <= offset - self._next_read <= _GAP, end
+        if not sequential:
+            self._fetched = end
+            return
+        start = max(self._fetched, end)
+        if end + _AHEAD - start >= _AHEAD_STEP:
+            self._fetched = end + _AHEAD
+            os.posix_fadvise(segment.buffered, start % SEGMENT_BYTES, end + _AHEAD - start, os.POSIX_FADV_WILLNEED)
 
     def read(self, size: int, offset: int) -> bytes:
         """The range, cut where the space ends. Blocks."""
-        sequential, self._next_read = offset == self._next_read, offset + size
         parts, at = [], offset
         while at < offset + size:
             index, inner = divmod(at, SEGMENT_BYTES)
@@ -180,9 +199,9 @@ class SegmentDirectory:
             with self._use(index) as segment:
                 if segment is None:
                     break
-                if sequential or count >= 1 << 17:
-                    # One request for all of it; the kernel's own readahead asks for 128 KiB at a time.
-                    os.posix_fadvise(segment.buffered, inner, max(count, _AHEAD * sequential), os.POSIX_FADV_WILLNEED)
+                if count >= _LARGE_READ:
+                    os.posix_fadvise(segment.buffered, inner, count, os.POSIX_FADV_WILLNEED)
+                self._fetch_ahead(segment, at, count)
                 part = os.pread(segment.buffered, count, inner)
             parts.append(part)
             at += len(part)
@@ -214,11 +233,17 @@ class SegmentDirectory:
             count = min(size - at, SEGMENT_BYTES - inner)
             with self._use(index, create=True) as segment:
                 assert segment is not None  # created if need be
-                _write_all(segment, data[at : at + count], inner)
+                _write_all(segment, data[at : at + count], inner, durable=size <= _SMALL_WRITE)
                 # Marked only now: a flush that took the marks earlier owes this write nothing, the next one does.
-                with self._lock:
-                    self._dirty.add(index)
+                if size > _SMALL_WRITE:
+                    with self._lock:
+                        self._dirty.add(index)
             at += count
+
+    @property
+    def clean(self) -> bool:
+        """Whether a flush has nothing to do."""
+        return self._adopted and not self._dirty and not self._created
 
     def flush(self) -> None:
         """Make all writes durable, those of earlier owners of the directory too. Blocks. Raises OSError."""
@@ -302,11 +327,11 @@ class SegmentDirectory:
                 self._open.popitem()[1].close()
 
 
-def _write_all(segment: _Segment, data: memoryview, offset: int) -> None:
+def _write_all(segment: _Segment, data: memoryview, offset: int, *, durable: bool) -> None:
     aligned = not (offset | len(data)) % _ALIGNMENT and not _address(data) % _ALIGNMENT
     fd = segment.direct if aligned and segment.direct is not None else segment.buffered
     while data:
-        written = os.pwrite(fd, data, offset)
+        written = os.pwritev(fd, [data], offset, os.RWF_DSYNC if durable else 0)
         data, offset = data[written:], offset + written
         if written % _ALIGNMENT:
             fd = segment.buffered

@@ -9,13 +9,17 @@ and who holds what), `attachment` (the manifest), `space` (what is free).
 from fusevol.log.lifecycle import clone_volume, create_volume, delete_volume, open_volume
 from fusevol.log.options import LogOptions
 from fusevol.log.records import Snapshot
+from fusevol.log.scrub import Damage, ScrubReport
 from fusevol.log.snapview import SnapshotView
-from fusevol.log.volume import Durability, LogVolume, SnapshotUsage, Usage
+from fusevol.log.usage import Durability, SnapshotUsage, Usage
+from fusevol.log.volume import LogVolume
 
 __all__ = [
+    "Damage",
     "Durability",
     "LogOptions",
     "LogVolume",
+    "ScrubReport",
     "Snapshot",
     "SnapshotUsage",
     "SnapshotView",

@@ -116,6 +116,10 @@ class Appender:
                 return batch.payload(address, count)
         return None
 
+    def oldest_pending(self) -> int:
+        """Everything below this address is stored, if not durable."""
+        return min((batch.base for batch in self._sealed.values()), default=self.open.base)
+
     def room(self) -> int:
         """Blocks that can be appended now; seals the batch when it is full."""
         room = self.open.room()

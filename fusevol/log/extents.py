@@ -75,6 +75,10 @@ class ExtentMap:
             return CHANGED
         return self.tree.root_word(index)
 
+    def inner_indexes(self) -> set[int]:
+        """Indexes of all inner nodes that have, or will have, entries."""
+        return {*self.tree.root, *(i >> FANOUT_BITS for i in (*self.dirty, *self.frozen))}
+
     def freeze(self) -> dict[int, Node]:
         """Hand the changed leaves to a checkpoint. They must not be changed any more."""
         if self.frozen:

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import NamedTuple
 
 import trio
 
@@ -12,60 +11,21 @@ from fusevol.errors import AlreadyExists, Fenced, FusevolError, ReadOnly, Volume
 from fusevol.log.appender import Appender
 from fusevol.log.attachment import Attachment
 from fusevol.log.checkpoint import Frozen
-from fusevol.log.commit import Change, Committer
+from fusevol.log.commit import Change, Committer, blob_extent
 from fusevol.log.datapath import DataPath
 from fusevol.log.extents import ExtentMap
-from fusevol.log.format import BLOCK_SHIFT, EPOCH_BLOCKS
+from fusevol.log.format import BLOCK_SHIFT, EPOCH_BLOCKS, LOGICAL_BLOCKS
 from fusevol.log.options import LogOptions
 from fusevol.log.reader import BlockReader
 from fusevol.log.records import Snapshot
+from fusevol.log.scrub import Progress, ScrubReport, scrub_chunk
 from fusevol.log.sharing import exclusive
 from fusevol.log.snapview import SnapshotView
 from fusevol.log.state import State, released_blocks
 from fusevol.log.tree import NodeCache, Tree
+from fusevol.log.usage import Durability, SnapshotUsage, Usage
 
-__all__ = ["Durability", "LogVolume", "SnapshotUsage", "Usage"]
-
-
-class Usage(NamedTuple):
-    """Bytes of a volume. total = data + metadata + reclaimable is what its space holds.
-
-    live: mapped by the live tree. inherited: of these, read from the spaces of the volumes it was cloned from.
-    data: own data blocks, of the live tree or a snapshot. snapshots: those of them only snapshots hold.
-    metadata: map nodes, batch headers, records. reclaimable: dead, to be given back soon.
-    """
-
-    live: int
-    inherited: int
-    data: int
-    snapshots: int
-    metadata: int
-    reclaimable: int
-
-    @property
-    def total(self) -> int:
-        """Bytes that the volume's own space holds."""
-        return self.data + self.metadata + self.reclaimable
-
-
-class SnapshotUsage(NamedTuple):
-    """Bytes of a snapshot: mapped, and how many come back when it is deleted (data, and its own map nodes)."""
-
-    referenced: int
-    exclusive: int
-    exclusive_metadata: int
-
-    @property
-    def shared(self) -> int:
-        """Bytes of data that somebody else holds too."""
-        return self.referenced - self.exclusive
-
-
-class Durability(NamedTuple):
-    """What a power cut now would cost: bytes not yet durable, and the age of the oldest in seconds."""
-
-    unflushed_bytes: int
-    oldest_seconds: float
+__all__ = ["LogVolume"]
 
 
 class LogVolume:
@@ -164,10 +124,18 @@ class LogVolume:
         state.meta_blocks += meta
         state.data_blocks += path.take_data_blocks()
         return Frozen(
-            number=state.number, sequence=log.sequence, position=log.head, leaves=path.live.freeze(), dead=path.take_dead(),
-            overhead=overhead, mapped=path.live.mapped, inherited=path.live.inherited, data_blocks=state.data_blocks,
-            meta_blocks=state.meta_blocks, since=since,
-        )  # fmt: skip
+            number=state.number,
+            sequence=log.sequence,
+            position=log.head,
+            leaves=path.live.freeze(),
+            dead=path.take_dead(),
+            overhead=overhead,
+            mapped=path.live.mapped,
+            inherited=path.live.inherited,
+            data_blocks=state.data_blocks,
+            meta_blocks=state.meta_blocks,
+            since=since,
+        )
 
     async def _commit(self, frozen: Frozen, change: Change) -> None:
         try:
@@ -328,8 +296,16 @@ class LogVolume:
             views = [await self._tree(history.snapshots[i]) for i in snapshot.neighbours]
             live = [self.path.live] if snapshot.id in history.neighbours else []
             data, nodes = await exclusive(await self._tree(snapshot), [*views, *live], self._reader.own_from)
+            if snapshot.root and not self._root_shared(snapshot):
+                nodes.append(blob_extent(snapshot.root))
         blocks = snapshot.mapped, len(data), sum(count for _, count in nodes)
         return SnapshotUsage(*(count << BLOCK_SHIFT for count in blocks))
+
+    def _root_shared(self, snapshot: Snapshot) -> bool:
+        root, live = snapshot.root, self.path.live
+        others = (other.root for other in self.state.history.snapshots.values() if other.id != snapshot.id)
+        inherited = root is not None and root.address < self._reader.own_from
+        return inherited or root in others or (live.tree.blob == root and not live.dirty and not live.frozen)
 
     async def _tree(self, snapshot: Snapshot) -> Tree:
         return await Tree.load(self._reader, self._cache, snapshot.root)
@@ -343,6 +319,24 @@ class LogVolume:
             yield SnapshotView(snapshot, self._reader, await self._tree(snapshot))
         finally:
             self._views[snapshot.id] -= 1
+
+    async def scrub(self, progress: Progress | None = None) -> ScrubReport:
+        """Read and verify everything the live tree and the snapshots hold, each distinct block once.
+
+        Works on a volume in use; what is written meanwhile may be left out. progress: called with the number
+        of blocks verified so far, of about `usage().data + usage().inherited`. Raises BackendError where the
+        backend fails; damage is reported, not raised.
+        """
+        report = ScrubReport()
+        roots = {index for snapshot in self.snapshots() for index in (await self._tree(snapshot)).root}
+        for index in sorted(roots | self.path.live.inner_indexes()):
+            with self.path.readers.ticket():
+                trees = [(snapshot.name, await self._tree(snapshot)) for snapshot in self.snapshots()]
+                stored_below = self._log.oldest_pending() if self._log else LOGICAL_BLOCKS
+                await scrub_chunk(index, [("live", self.path.live), *trees], self._reader, report, stored_below)
+            if progress:
+                progress(report.blocks)
+        return report
 
     # -- open and close ---------------------------------------------------------------------------
 
@@ -369,7 +363,7 @@ class LogVolume:
             self._nursery.start_soon(self._mark_when_idle)
 
     async def close(self) -> None:
-        """Flush and write a last checkpoint. Raises what makes that impossible: the last writes are not durable then."""
+        """Flush and write a last checkpoint. An error means that the last writes are not durable."""
         if self._log is None or self.abandoned:
             return
         await self.flush()
