@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fusevol.api.io import Buffer, IODriver
+from fusevol.errors import NotSupported
 
 __all__ = ["NO_VERSION", "Backend", "Manifest", "Traits"]
 
@@ -102,3 +103,10 @@ class Backend(IODriver):
     def read_nowait(self, volume_id: str, size: int, offset: int) -> Buffer | None:
         """Like `read`, but return None rather than wait. Backends that must always wait leave this as is."""
         return None
+
+    def read_blocking(self, volume_id: str, size: int, offset: int) -> Buffer:
+        """Like `read`, but without a loop to wait on: it blocks the thread. For local stores.
+
+        Raises NotSupported where a read takes a network.
+        """
+        raise NotSupported(f"{type(self).__name__} cannot be read without waiting for other machines")

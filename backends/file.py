@@ -113,6 +113,13 @@ class FileBackend(Backend):
             # `read` comes upon the same error, and reports it.
             return None
 
+    def read_blocking(self, volume_id: str, size: int, offset: int) -> Buffer:
+        check_range(size, offset)
+        try:
+            return self._volume(volume_id).read(size, offset)
+        except OSError as error:
+            raise translate(error, f'{size} bytes at {offset} of volume "{volume_id}" could not be read') from error
+
     async def read(self, volume_id: str, size: int, offset: int) -> Buffer:
         check_range(size, offset)
         volume = self._volume(volume_id)

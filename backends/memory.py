@@ -157,6 +157,9 @@ class MemoryBackend(Backend):
         await trio.lowlevel.checkpoint_if_cancelled()
         return self.read_nowait(volume_id, size, offset)
 
+    def read_blocking(self, volume_id: str, size: int, offset: int) -> bytes:
+        return self.read_nowait(volume_id, size, offset)
+
     def read_nowait(self, volume_id: str, size: int, offset: int) -> bytes:
         """Always answers."""
         space = self._space(volume_id)

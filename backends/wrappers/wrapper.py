@@ -36,6 +36,9 @@ class Wrapper(Backend):
         """Forward."""
         return await self.inner.read(volume_id, size, offset)
 
+    def read_blocking(self, volume_id: str, size: int, offset: int) -> Buffer:
+        return self.inner.read_blocking(volume_id, size, offset)
+
     def read_nowait(self, volume_id: str, size: int, offset: int) -> Buffer | None:
         """Forward."""
         return self.inner.read_nowait(volume_id, size, offset)

@@ -59,6 +59,8 @@ class Appender:
         self._flushing = trio.Lock()
         self._broken: FusevolError | None = None
         self._failed = 0
+        self._pushing: set[trio.CancelScope] = set()
+        self._stopped = False
         self.last_data = 0
         self._opened = 0.0
         self._unflushed: list[tuple[int, int, float]] = []
@@ -89,12 +91,22 @@ class Appender:
         since = self._unflushed[0][2] if self._unflushed else self._opened if not self.open.empty else None
         return size, monotonic() - since if since is not None else 0.0
 
-    def check(self) -> None:
-        """Raise why nothing more can be written, if so."""
+    def check_usable(self) -> None:
+        """Raise why this writer must stop for good, if so."""
         if self._broken is not None:
             raise self._broken
+
+    def check(self) -> None:
+        """Raise why nothing more can be written, if so."""
+        self.check_usable()
         if self._failed:
             raise next(batch.error for batch in self._sealed.values() if batch.error is not None)
+
+    def stop(self) -> None:
+        """Give up what is on its way: the volume is being left."""
+        self._stopped = True
+        for scope in self._pushing:
+            scope.cancel()
 
     def fail(self, error: FusevolError) -> None:
         """From now on every write and flush raises `error`: the state of the store is not known any more."""
@@ -194,7 +206,8 @@ class Appender:
         self.since_checkpoint += batch.total
         self.meta_blocks += batch.total - batch.count if kind == KIND_DATA else batch.total
         self._sealed[batch.sequence] = batch
-        self._unflushed.append((batch.sequence, batch.total << BLOCK_SHIFT, monotonic()))
+        if kind == KIND_DATA:
+            self._unflushed.append((batch.sequence, batch.total << BLOCK_SHIFT, monotonic()))
         if batch is self.open:
             self.open = Batch(self._buffer(), following)
         else:
@@ -213,12 +226,25 @@ class Appender:
     # -- pushing ----------------------------------------------------------------------------------
 
     async def _push(self, batch: Batch) -> None:
+        # Shielded: who leaves a volume because of a cancellation still flushes, and waits for this.
+        with trio.CancelScope(shield=True) as scope:
+            if self._stopped:
+                return
+            self._pushing.add(scope)
+            try:
+                await self._store(batch)
+            finally:
+                self._pushing.remove(scope)
+
+    async def _store(self, batch: Batch) -> None:
         data = batch.bytes()
         try:
             written = await self.backend.write(self.volume_id, data, batch.base << BLOCK_SHIFT)
             if written != len(data):
                 raise BackendError(f'the backend wrote {written} of {len(data)} bytes of volume "{self.volume_id}"')
-        except FusevolError as error:
+        except Exception as error:  # noqa: BLE001  # a task that dies would take the whole volume with it
+            if not isinstance(error, FusevolError):
+                error = BackendError(f'writing to volume "{self.volume_id}" failed: {error!r}')
             batch.error = error
             self._failed += 1
         else:
@@ -232,7 +258,8 @@ class Appender:
         self._moved.set()
         self._moved = trio.Event()
 
-    def _retry(self) -> None:
+    def retry(self) -> None:
+        """Push the batches once more whose push failed."""
         for batch in self._sealed.values():
             if batch.error is not None:
                 batch.error = None
@@ -254,8 +281,7 @@ class Appender:
         while any(number <= sequence for number in self._sealed):
             self.check()
             await self._moved.wait()
-        if self._broken is not None:
-            raise self._broken
+        self.check_usable()
 
     # -- barrier ----------------------------------------------------------------------------------
 
@@ -268,10 +294,9 @@ class Appender:
         async with self._flushing:
             if self.durable >= sequence:
                 return
-            if self._broken is not None:
-                raise self._broken
+            self.check_usable()
             if self._failed:
-                self._retry()
+                self.retry()
             goal = max(sequence, self.barrier)
             await self._pushed(goal)
             try:

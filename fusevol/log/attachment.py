@@ -8,13 +8,14 @@ import secrets
 from collections.abc import Callable
 
 import msgspec
+import trio
 
 from fusevol.backends.base import NO_VERSION, Backend
 from fusevol.errors import BackendError, CorruptData, Fenced, ManifestConflict, VolumeBusy
 from fusevol.log.format import INDEX_BITS, LAST_EPOCH
-from fusevol.log.records import Manifest
+from fusevol.log.records import Blob, Manifest
 
-__all__ = ["Attachment", "read_manifest", "update_manifest"]
+__all__ = ["Attachment", "Diverged", "read_manifest", "update_manifest"]
 
 _RETRIES = 16
 
@@ -55,14 +56,26 @@ async def update_manifest(
     raise VolumeBusy(f'the manifest of volume "{volume_id}" keeps changing; try again')
 
 
+class Diverged(BackendError):
+    """A change that the backend had failed took effect after all, and this writer has gone on without it."""
+
+
 class Attachment:
-    """A writer's hold on a volume."""
+    """A writer's hold on a volume. It is the writer's name that counts; epochs the writer may take more of.
+
+    A put that failed may still take effect, even later. Until that is settled - by another change of the
+    manifest, which no earlier put survives - nothing is confirmed.
+    """
 
     def __init__(self, backend: Backend, volume_id: str, manifest: Manifest, version: str) -> None:
         self.backend = backend
         self.volume_id = volume_id
         self.manifest = manifest
         self._version = version
+        self._lock = trio.Lock()
+        self._unsettled = False
+        #: Checkpoints that must not turn out to be the volume's: they failed, and are no mere repetition.
+        self._doubtful: set[Blob] = set()
 
     @classmethod
     async def claim(cls, backend: Backend, volume_id: str) -> "Attachment":
@@ -70,6 +83,10 @@ class Attachment:
         writer = secrets.token_hex(8)
 
         def take(manifest: Manifest) -> Manifest:
+            if manifest.state == "deleting":
+                raise CorruptData(
+                    f'volume "{volume_id}" is being deleted, or its deletion was interrupted', hint="delete it again"
+                )
             if manifest.state != "ready":
                 raise CorruptData(
                     f'volume "{volume_id}" is {manifest.state}: its creation was interrupted',
@@ -85,38 +102,69 @@ class Attachment:
         return self.manifest.epoch << INDEX_BITS
 
     async def confirm(self) -> None:
-        """Return if this writer still holds the volume. Raises Fenced, BackendError."""
-        data, version = await self.backend.get_manifest(self.volume_id)
-        if version != self._version:
-            self._merge(Manifest.from_bytes(data, self.volume_id), version)
+        """Return if this writer still holds the volume. Raises Fenced, Diverged, BackendError."""
+        async with self._lock:
+            if self._unsettled:
+                await self._settle()
+                return
+            data, version = await self.backend.get_manifest(self.volume_id)
+            if version != self._version:
+                manifest = Manifest.from_bytes(data, self.volume_id)
+                self._check(manifest)
+                self.manifest, self._version = manifest, version
 
-    async def publish(self, change: Callable[[Manifest], Manifest]) -> None:
-        """Change the manifest, as its writer. Raises Fenced, BackendError; `change` may raise to give up.
+    async def publish(self, change: Callable[[Manifest], Manifest], *, doubtful: Blob | None = None) -> None:
+        """Change the manifest, as its writer. Raises Fenced, Diverged, BackendError; `change` may raise to give up.
 
-        After a BackendError that says so the outcome is unknown; after any other error nothing was changed.
+        After a BackendError the change may still take effect. Where the caller could not live with that,
+        `doubtful` is the checkpoint that the change is about: should it turn up later, that is Diverged.
+        Once begun it is not cancelled.
         """
+        async with self._lock:
+            if self._unsettled:
+                await self._settle()
+            await self._put(change, doubtful)
 
+    async def claim_next_epoch(self) -> int:
+        """Take another epoch for the same writer; return the address where its log starts."""
+        async with self._lock:
+            await self._take_epoch()
+            return self.head
+
+    async def _take_epoch(self) -> None:
+        await self._put(lambda manifest: msgspec.structs.replace(manifest, epoch=_next(manifest, self.volume_id)))
+
+    async def _settle(self) -> None:
+        """Change the manifest, so that no put from before can take effect any more, and see whether one has."""
+        await self._take_epoch()
+
+    async def _put(self, change: Callable[[Manifest], Manifest], doubtful: Blob | None = None) -> None:
         def guarded(manifest: Manifest) -> Manifest:
             self._check(manifest)
             return change(manifest)
 
-        self.manifest, self._version = await update_manifest(self.backend, self.volume_id, guarded)
-
-    async def claim_next_epoch(self) -> int:
-        """Take another epoch for the same writer; return the address where its log starts."""
-        await self.publish(lambda manifest: msgspec.structs.replace(manifest, epoch=_next(manifest, self.volume_id)))
-        return self.head
-
-    def _merge(self, manifest: Manifest, version: str) -> None:
-        self._check(manifest)
-        self.manifest, self._version = manifest, version
+        try:
+            with trio.CancelScope(shield=True):
+                self.manifest, self._version = await update_manifest(self.backend, self.volume_id, guarded)
+        except BackendError:
+            self._unsettled = True
+            if doubtful is not None:
+                self._doubtful.add(doubtful)
+            raise
+        self._unsettled = False
+        self._doubtful.clear()
 
     def _check(self, manifest: Manifest) -> None:
-        if (manifest.epoch, manifest.writer) != (self.manifest.epoch, self.manifest.writer):
+        if manifest.writer != self.manifest.writer:
             raise Fenced(
                 f'volume "{self.volume_id}" was taken over by another writer (epoch {manifest.epoch}; '
                 f"this one has {self.manifest.epoch})",
                 hint="what was flushed before is safe; detach this writer",
+            )
+        if manifest.checkpoint in self._doubtful:
+            raise Diverged(
+                f'a change of volume "{self.volume_id}" took effect although the backend had failed it',
+                hint="detach and attach it again; it returns to its last barrier",
             )
 
 

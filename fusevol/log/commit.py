@@ -159,7 +159,9 @@ class Committer:
                 )
             return msgspec.structs.replace(manifest, checkpoint=record)
 
-        await self.attachment.publish(swap)
+        # A snapshot that nobody knows of could be cloned, then forgotten; a restored tree would be another one.
+        # Anything else may be found done without harm: the next checkpoint does it again.
+        await self.attachment.publish(swap, doubtful=record if change.take else None)
 
     async def tree_of(self, snapshot: Snapshot) -> Tree:
         """The stored tree of a snapshot."""

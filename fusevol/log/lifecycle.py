@@ -8,7 +8,14 @@ import msgspec
 import trio
 
 from fusevol.backends.base import NO_VERSION, Backend
-from fusevol.errors import CorruptData, SnapshotNotFound, VolumeHasSnapshots, VolumeNotFound
+from fusevol.errors import (
+    CorruptData,
+    NoSpace,
+    NotSupported,
+    SnapshotNotFound,
+    VolumeHasSnapshots,
+    VolumeNotFound,
+)
 from fusevol.log.appender import Appender
 from fusevol.log.attachment import Attachment, read_manifest, update_manifest
 from fusevol.log.datapath import DataPath
@@ -52,13 +59,19 @@ async def clone_volume(backend: Backend, parent: str, snapshot: str, volume_id: 
     )  # fmt: skip
     await backend.create(volume_id)
     try:
-        version = await backend.put_manifest(volume_id, clone.to_bytes(), NO_VERSION)
-        await _pin(backend, parent, Pin(snapshot=origin.id, clone=volume_id), snapshot)
+        await backend.put_manifest(volume_id, clone.to_bytes(), NO_VERSION)
+        await _pin(backend, parent, Pin(snapshot=origin.id, clone=volume_id, uuid=clone.uuid), snapshot)
     except BaseException:
         with trio.CancelScope(shield=True):
             await delete_volume(backend, volume_id)
         raise
-    await backend.put_manifest(volume_id, msgspec.structs.replace(clone, state="ready").to_bytes(), version)
+    await update_manifest(backend, volume_id, lambda manifest: _ready(manifest, clone.uuid))
+
+
+def _ready(manifest: Manifest, uuid: str) -> Manifest:
+    if manifest.uuid != uuid or manifest.state == "deleting":
+        raise VolumeNotFound("the clone was deleted while it was being made")
+    return msgspec.structs.replace(manifest, state="ready")
 
 
 async def _pin(backend: Backend, parent: str, pin: Pin, name: str) -> None:
@@ -70,7 +83,9 @@ async def _pin(backend: Backend, parent: str, pin: Pin, name: str) -> None:
         checked = manifest.checkpoint
 
         def add(current: Manifest, checked: Blob | None = checked) -> Manifest:
-            if current.checkpoint != checked:
+            if current.state != "ready":
+                raise VolumeNotFound(f'volume "{parent}" is being deleted')
+            if current.checkpoint != checked or pin in current.pins:
                 return current
             return msgspec.structs.replace(current, pins=(*current.pins, pin))
 
@@ -88,14 +103,25 @@ async def delete_volume(backend: Backend, volume_id: str) -> None:
         manifest: Manifest | None = (await read_manifest(backend, volume_id))[0]
     except CorruptData:
         manifest = None
-    pins = manifest.pins if manifest else ()
-    if clones := await _existing(backend, [pin.clone for pin in pins]):
-        raise VolumeHasSnapshots(
-            f'volume "{volume_id}" has clones: {", ".join(clones)}', hint="delete its clones first"
-        )
+    while manifest:
+        if clones := [pin.clone for pin in manifest.pins if not await _stale(backend, pin)]:
+            raise VolumeHasSnapshots(
+                f'volume "{volume_id}" has clones: {", ".join(clones)}', hint="delete its clones first"
+            )
+        known = manifest.pins
+
+        def mark(current: Manifest, known: tuple[Pin, ...] = known) -> Manifest:
+            return msgspec.structs.replace(current, state="deleting") if current.pins == known else current
+
+        try:
+            manifest, _ = await update_manifest(backend, volume_id, mark)
+        except NoSpace:
+            break  # a full store must not keep a volume from being deleted
+        if manifest.state == "deleting":
+            break
     await backend.delete(volume_id)
     if manifest and manifest.origin:
-        pin = Pin(snapshot=manifest.origin.snapshot, clone=volume_id)
+        pin = Pin(snapshot=manifest.origin.snapshot, clone=volume_id, uuid=manifest.uuid)
         with suppress(VolumeNotFound):
             await update_manifest(backend, manifest.origin.parent, lambda parent: _without(parent, {pin}))
 
@@ -104,8 +130,7 @@ async def drop_stale_pins(attachment: Attachment, snapshot: int) -> None:
     """Drop pins on a snapshot whose clones do not exist: the deletion of those stopped before its last step."""
     await attachment.confirm()
     pins = {pin for pin in attachment.manifest.pins if pin.snapshot == snapshot}
-    existing = await _existing(attachment.backend, [pin.clone for pin in pins])
-    if stale := {pin for pin in pins if pin.clone not in existing}:
+    if stale := {pin for pin in pins if await _stale(attachment.backend, pin)}:
         await attachment.publish(lambda manifest: _without(manifest, stale))
 
 
@@ -113,9 +138,14 @@ def _without(manifest: Manifest, pins: set[Pin]) -> Manifest:
     return msgspec.structs.replace(manifest, pins=tuple(pin for pin in manifest.pins if pin not in pins))
 
 
-async def _existing(backend: Backend, volume_ids: list[str]) -> list[str]:
-    found = set(await backend.list()) if volume_ids else set()
-    return [volume_id for volume_id in volume_ids if volume_id in found]
+async def _stale(backend: Backend, pin: Pin) -> bool:
+    """Whether the clone is gone; another volume of that id may have come since."""
+    try:
+        return (await read_manifest(backend, pin.clone))[0].uuid != pin.uuid
+    except VolumeNotFound:
+        return True
+    except (CorruptData, NotSupported):
+        return False
 
 
 async def _read_history(backend: Backend, volume_id: str) -> tuple[Manifest, History]:
@@ -147,7 +177,7 @@ async def _read_state(reader: BlockReader, manifest: Manifest) -> tuple[State, C
     origin, blob = manifest.origin, manifest.checkpoint
     if blob is None:
         root, mapped = (origin.root, origin.mapped) if origin else (None, 0)
-        start = (manifest.epoch + 1) << INDEX_BITS
+        start = max(1 << INDEX_BITS, reader.own_from)
         return State(), Checkpoint(number=0, sequence=0, position=start, root=root, mapped=mapped, inherited=mapped)
     body = await reader.blob(blob, "the checkpoint record")
     record = decode(body, Checkpoint, f'the checkpoint record of volume "{reader.volume_id}"')
@@ -188,7 +218,10 @@ async def open_volume(
                 yield volume
             finally:
                 with trio.CancelScope(shield=True):
-                    await volume.close()
+                    try:
+                        await volume.close()
+                    finally:
+                        volume.stop()
         except BaseException as error:  # noqa: BLE001
             failure = error
         nursery.cancel_scope.cancel()
@@ -205,7 +238,7 @@ async def _attach(backend: Backend, volume_id: str, options: LogOptions, nursery
     if manifest.checkpoint:
         rolled = await roll_forward(
             backend, volume_id, bytes.fromhex(manifest.uuid), position=record.position, sequence=record.sequence,
-            record=manifest.checkpoint,
+            record=manifest.checkpoint, epoch=manifest.epoch,
         )  # fmt: skip
     log = Appender(
         backend, volume_id, bytes.fromhex(manifest.uuid), nursery, attachment.confirm, head=attachment.head,
@@ -213,12 +246,16 @@ async def _attach(backend: Backend, volume_id: str, options: LogOptions, nursery
     )  # fmt: skip
     live = ExtentMap(await Tree.load(reader, cache, record.root), record.mapped, record.inherited)
     volume = LogVolume(backend, volume_id, reader, cache, live, state, options, log, attachment, nursery)
-    await _replay(volume, rolled, record)
-    # What was accepted may have reached the device's cache only; and nothing behind it will ever be accepted.
-    await backend.flush(volume_id)
-    if manifest.checkpoint and rolled.end < attachment.head:
-        await backend.discard(volume_id, (attachment.head - rolled.end) << BLOCK_SHIFT, rolled.end << BLOCK_SHIFT)
-    await volume.start()
+    try:
+        await _replay(volume, rolled, record)
+        # What was accepted may have reached the device's cache only; and nothing behind it will ever be accepted.
+        await backend.flush(volume_id)
+        if rolled.end < attachment.head:
+            await backend.discard(volume_id, (attachment.head - rolled.end) << BLOCK_SHIFT, rolled.end << BLOCK_SHIFT)
+        await volume.start()
+    except BaseException:
+        volume.stop()
+        raise
     return volume
 
 
@@ -233,12 +270,12 @@ async def _open_read_only(backend: Backend, volume_id: str, options: LogOptions,
             if manifest.checkpoint:
                 rolled = await roll_forward(
                     backend, volume_id, bytes.fromhex(manifest.uuid), position=record.position,
-                    sequence=record.sequence, record=manifest.checkpoint,
+                    sequence=record.sequence, record=manifest.checkpoint, epoch=manifest.epoch,
                 )  # fmt: skip
                 await _replay(volume, rolled, record)
         except CorruptData:
-            again, _ = await read_manifest(backend, volume_id)
-            if again.checkpoint == manifest.checkpoint or attempt == _READ_RETRIES - 1:
+            # A writer at work may have given back what was read, or have written on while it was.
+            if attempt == _READ_RETRIES - 1:
                 raise
         else:
             return volume

@@ -1,7 +1,8 @@
 """Reading blocks by address, from whichever space holds them, each verified against its checksum."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from xxhash import xxh3_64_intdigest
 
@@ -33,10 +34,20 @@ class BlockReader:
     def __init__(self, backend: Backend, volume_id: str, ancestors: Sequence[Ancestor]) -> None:
         self.backend = backend
         self.volume_id = volume_id
+        self._now: Callable[[str, int, int], Buffer | None] = backend.read_nowait
         self._epochs = [ancestor.epoch for ancestor in ancestors]
         self._spaces = [ancestor.volume_id for ancestor in ancestors]
         #: Addresses below this belong to ancestors: they are read, but never freed.
         self.own_from = (self._epochs[-1] + 1 if self._epochs else 0) << INDEX_BITS
+
+    @contextmanager
+    def blocking(self) -> Iterator[None]:
+        """Inside, what is called nowait reads from the store all the same, and blocks. No await inside."""
+        self._now = self.backend.read_blocking
+        try:
+            yield
+        finally:
+            self._now = self.backend.read_nowait
 
     def space(self, address: int) -> str:
         """The volume id of the space that holds the address."""
@@ -61,7 +72,7 @@ class BlockReader:
 
     def blocks_nowait(self, address: int, sums: Sequence[int]) -> Buffer | None:
         """Like `blocks`, but None where it would wait, or does not match: `blocks` then has the last word."""
-        data = self.backend.read_nowait(self.space(address), len(sums) << BLOCK_SHIFT, address << BLOCK_SHIFT)
+        data = self._now(self.space(address), len(sums) << BLOCK_SHIFT, address << BLOCK_SHIFT)
         return None if data is None or first_mismatch(data, sums) is not None else data
 
     def damage(self, block: int, address: int, missing: bool) -> CorruptData:
@@ -78,7 +89,7 @@ class BlockReader:
 
     def node_nowait(self, address: int, blocks: int, checksum: int) -> Buffer | None:
         """Like `node`, but None where it would wait or does not match."""
-        data = self.backend.read_nowait(self.space(address), blocks << BLOCK_SHIFT, address << BLOCK_SHIFT)
+        data = self._now(self.space(address), blocks << BLOCK_SHIFT, address << BLOCK_SHIFT)
         return None if data is None or xxh3_64_intdigest(data) != checksum else data
 
     async def blob(self, blob: Blob, what: str) -> Buffer:

@@ -45,10 +45,11 @@ class Origin(Record, kw_only=True, frozen=True, forbid_unknown_fields=True):
 
 
 class Pin(Record, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """A snapshot that must stay because a clone reads its blocks."""
+    """A snapshot that must stay because a clone reads its blocks. `uuid` is the clone's."""
 
     snapshot: int
     clone: str
+    uuid: str
 
 
 class _Format(msgspec.Struct):

@@ -10,7 +10,7 @@ import trio
 from fusevol.backends.base import Backend
 from fusevol.errors import CorruptData
 from fusevol.log.batch import BatchHeader, Operation, parse_table
-from fusevol.log.format import BATCH_MAGIC, BLOCK, BLOCK_SHIFT, KIND_DATA, KIND_MAP
+from fusevol.log.format import BATCH_MAGIC, BLOCK, BLOCK_SHIFT, INDEX_BITS, KIND_DATA, KIND_MAP
 from fusevol.log.reader import first_mismatch
 from fusevol.log.records import Blob
 
@@ -46,14 +46,19 @@ class Rolled:
 
 
 async def roll_forward(
-    backend: Backend, volume_id: str, uuid: bytes, *, position: int, sequence: int, record: Blob
+    backend: Backend, volume_id: str, uuid: bytes, *, position: int, sequence: int, record: Blob, epoch: int
 ) -> Rolled:
     """Find the accepted end of the log and what leads there.
 
-    position, sequence, record: of the checkpoint. Raises CorruptData where a batch that was durable is damaged.
+    position, sequence, record: of the checkpoint. epoch: the newest given out. Raises CorruptData where a
+    batch that was durable is damaged.
     """
     chain = _Chain(backend, volume_id, uuid)
     await chain.follow(position, sequence + 1)
+    await chain.search(epoch)
+    if chain.durable > chain.sequence:
+        # Where this is a reader, the writer may have written on meanwhile.
+        await chain.follow(chain.end, chain.sequence + 1)
     durable = chain.durable
     reached = -1
     for i, (header, _) in enumerate(chain.batches):
@@ -121,10 +126,21 @@ class _Chain:
         self.end = address
         if self._backend.traits.atomic_writes and any(data):
             raise CorruptData(f'the batch at {address:#x} of volume "{self._volume_id}" is damaged')
-        await self._search(address)
+
+    async def search(self, epoch: int) -> None:
+        """Look for headers behind the end of the chain, up to `epoch`: what they say was durable must be there."""
+        await self._search(self.end)
+        for later in range((self.end >> INDEX_BITS) + 1, epoch + 1):
+            address, sequence = later << INDEX_BITS, self.sequence
+            while True:
+                header = self._header(await self._blocks(address, 1))
+                if header is None or header.address != address or header.sequence <= sequence:
+                    break
+                self.durable = max(self.durable, header.durable)
+                self.seen = max(self.seen, header.sequence)
+                address, sequence = header.next, header.sequence
 
     async def _search(self, address: int) -> None:
-        """Look for headers behind the end of the chain: what they say was durable must be there."""
         empty = 0
         while empty < _SEARCH_BLOCKS:
             data = bytes(await self._blocks(address, _READ_BLOCKS))

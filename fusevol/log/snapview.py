@@ -1,5 +1,7 @@
 """A snapshot as it is read."""
 
+from contextlib import AbstractContextManager
+
 from fusevol.api.io import Buffer
 from fusevol.log.datapath import DataPath
 from fusevol.log.extents import ExtentMap
@@ -15,6 +17,7 @@ class SnapshotView:
 
     def __init__(self, record: Snapshot, reader: BlockReader, tree: Tree) -> None:
         self.record = record
+        self._reader = reader
         self._path = DataPath(None, reader, ExtentMap(tree, record.mapped, record.inherited))
 
     async def read(self, size: int, offset: int) -> Buffer:
@@ -24,3 +27,7 @@ class SnapshotView:
     def read_nowait(self, size: int, offset: int) -> Buffer | None:
         """Like `read`, but None where it would have to wait."""
         return self._path.read_nowait(size, offset)
+
+    def blocking(self) -> AbstractContextManager[None]:
+        """Inside, `read_nowait` blocks the thread rather than give up; see `LogVolume.blocking`."""
+        return self._reader.blocking()

@@ -1,7 +1,7 @@
 """LogVolume: a volume attached to this process (or opened for reading), with all it can do."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 
 import trio
 
@@ -9,7 +9,7 @@ from fusevol.api.names import check_name
 from fusevol.backends.base import Backend
 from fusevol.errors import AlreadyExists, Fenced, FusevolError, ReadOnly, VolumeBusy
 from fusevol.log.appender import Appender
-from fusevol.log.attachment import Attachment
+from fusevol.log.attachment import Attachment, Diverged
 from fusevol.log.checkpoint import Frozen
 from fusevol.log.commit import Change, Committer, blob_extent
 from fusevol.log.datapath import DataPath
@@ -53,6 +53,7 @@ class LogVolume:
         self._commits = trio.Semaphore(1)
         self._reclaiming = trio.Lock()
         self._views: dict[int, int] = {}
+        self._deleting: set[int] = set()
         self._idle = trio.Event()
         self.abandoned = False
         #: Why the last checkpoint in the background failed; None once one succeeded.
@@ -62,6 +63,17 @@ class LogVolume:
         path = self.path
         self.read, self.read_nowait, self.write = path.read, path.read_nowait, path.write
         self.write_nowait, self.throttle, self.discard = path.write_nowait, path.throttle, path.discard
+
+    def blocking(self) -> AbstractContextManager[None]:
+        """Inside, `read_nowait` and `write_nowait` block the thread rather than give up. No await inside.
+
+        For callers that cannot wait any other way (SQLite's), on backends that are local; NotSupported on others.
+        """
+        return self._reader.blocking()
+
+    def check(self) -> None:
+        """Raise what the next write would be refused with, if so."""
+        self._writable().check()
 
     # -- barrier ----------------------------------------------------------------------------------
 
@@ -75,6 +87,7 @@ class LogVolume:
         await self._stay_in_epoch()
         sequence = self._barrier()
         if log.durable >= sequence:
+            log.check_usable()
             return
         if self._nursery and self._checkpoint_due() and self._commits.value:
             self._commits.acquire_nowait()
@@ -98,7 +111,7 @@ class LogVolume:
             log.jump = await self._attachment.claim_next_epoch()
 
     def _note(self, error: FusevolError) -> None:
-        if isinstance(error, Fenced) and self._log:
+        if isinstance(error, Fenced | Diverged) and self._log:
             self._log.fail(error)
 
     @property
@@ -174,6 +187,7 @@ class LogVolume:
                 decide()
                 await self._stay_in_epoch()
                 change = decide()
+                self._writable().retry()
                 self._barrier()
                 await self._commit(self._freeze(), change)
             finally:
@@ -275,11 +289,20 @@ class LogVolume:
             snapshot = self.state.history.find(name, self.volume_id)
             if self._views.get(snapshot.id):
                 raise VolumeBusy(f'snapshot "{name}" of volume "{self.volume_id}" is in use')
+            self._deleting.add(snapshot.id)
             return Change(delete=snapshot)
 
-        await self._drop_stale_pins(self.state.history.find(name, self.volume_id))
-        await self._change(decide)
-        await self._reclaim(0)
+        snapshot = self.state.history.find(name, self.volume_id)
+        await self._drop_stale_pins(snapshot)
+        try:
+            await self._change(decide)
+        finally:
+            self._deleting.discard(snapshot.id)
+        try:
+            await self._reclaim(0)
+        except FusevolError as error:
+            # The snapshot is gone; its space stays on the free list.
+            self.background_error = error
 
     async def _drop_stale_pins(self, snapshot: Snapshot) -> None:
         """Forget pins of clones that are gone: their deletion was interrupted before its last step."""
@@ -312,8 +335,10 @@ class LogVolume:
 
     @asynccontextmanager
     async def view(self, name: str) -> AsyncIterator[SnapshotView]:
-        """A snapshot, to be read; it cannot be deleted meanwhile. Raises SnapshotNotFound."""
+        """A snapshot, to be read; it cannot be deleted meanwhile. Raises SnapshotNotFound, VolumeBusy."""
         snapshot = self.state.history.find(name, self.volume_id)
+        if snapshot.id in self._deleting:
+            raise VolumeBusy(f'snapshot "{name}" of volume "{self.volume_id}" is being deleted')
         self._views[snapshot.id] = self._views.get(snapshot.id, 0) + 1
         try:
             yield SnapshotView(snapshot, self._reader, await self._tree(snapshot))
@@ -371,6 +396,11 @@ class LogVolume:
             await self.checkpoint()
         async with self._commits, self._reclaiming:
             pass
+
+    def stop(self) -> None:
+        """Give up what is on its way to the backend; after `close` that is a mark at most."""
+        if self._log:
+            self._log.stop()
 
     def abandon(self) -> None:
         """Do not flush when the volume is left: as if the process had died here."""

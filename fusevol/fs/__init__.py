@@ -1,0 +1,9 @@
+"""The POSIX filesystem inside a volume: inodes and names in SQLite, file data in the log.
+
+`filesystem` is the way in; below it `names` (directories), `data` (content), `inodes`, `database`, and `vfs`, which
+puts SQLite's file into the volume. `layout` has the schema and says what is where.
+"""
+
+from fusevol.fs.filesystem import Caller, Changes, Filesystem, StatFs, open_filesystem
+
+__all__ = ["Caller", "Changes", "Filesystem", "StatFs", "open_filesystem"]

@@ -1,0 +1,323 @@
+"""File content: inline bytes, extents, and where new blocks come from.
+
+Addresses are handed out by bumping a counter and never used again, so what a file lets go can be discarded
+without asking who else uses it. Small files are packed next to each other; a file that keeps growing sets
+aside a run of addresses as long as itself, so that its extents stay few (addresses cost nothing).
+"""
+
+import errno
+from bisect import bisect_right
+from collections.abc import Iterator
+from time import time_ns
+
+from fusevol.api.io import Buffer
+from fusevol.fs.database import Database
+from fusevol.fs.inodes import Extent, Inode, InodeTable, fail
+from fusevol.fs.layout import BLOCK, INLINE_BYTES, SIZE_MAX
+from fusevol.log import LogVolume
+
+__all__ = ["FileData"]
+
+_RESERVE_FROM = 256
+_RESERVE_MOST = 16384
+_SHIFT = 12
+_MASK = BLOCK - 1
+
+
+class FileData:
+    """Reads, writes and cuts files. Metadata changes come first and without an await, data after.
+
+    used: data blocks mapped by all files. limit: most of them, 0 for no quota.
+    """
+
+    def __init__(self, volume: LogVolume, database: Database, inodes: InodeTable) -> None:
+        self._volume = volume
+        self._database = database
+        self._inodes = inodes
+        self._next = self._counter("next_block")
+        self.limit = self._counter("size") >> _SHIFT
+        row = database.one("SELECT total(blocks) FROM inode")
+        self.used = int(row[0]) if row and row[0] else 0
+        self._touched: dict[int, Inode] = {}
+        self._freed: list[tuple[int, int]] = []
+
+    def _counter(self, key: str) -> int:
+        row = self._database.one("SELECT value FROM counter WHERE key = ?", (key,))
+        return int(row[0]) if row else 0  # type: ignore[arg-type]
+
+    # -- extents ----------------------------------------------------------------------------------
+
+    def extents(self, inode: Inode) -> list[Extent]:
+        """The extents of a file, sorted; loaded when first asked for."""
+        if inode.extents is None:
+            rows = self._database.all(
+                "SELECT block, address, count FROM extent WHERE ino = ? ORDER BY block", (inode.ino,)
+            )
+            inode.extents = [(int(b), int(a), int(c)) for b, a, c in rows]  # type: ignore[arg-type]
+        return inode.extents
+
+    def pieces(self, inode: Inode, block: int, count: int) -> Iterator[tuple[int, int, int]]:
+        """The range as (block, address, count), address 0 for holes."""
+        extents = self.extents(inode)
+        end = block + count
+        at = max(0, bisect_right(extents, block, key=lambda extent: extent[0]) - 1)
+        while block < end and at < len(extents):
+            start, address, length = extents[at]
+            at += 1
+            if start + length <= block:
+                continue
+            if start > block:
+                hole = min(start, end) - block
+                yield block, 0, hole
+                block += hole
+                if block >= end:
+                    return
+            size = min(start + length, end) - block
+            yield block, address + block - start, size
+            block += size
+        if block < end:
+            yield block, 0, end - block
+
+    def _allocate(self, inode: Inode, block: int, count: int) -> None:
+        """Map a hole to fresh addresses. Raises OSError(ENOSPC) over the quota."""
+        if self.limit and self.used + count > self.limit:
+            raise fail(errno.ENOSPC)
+        address, room = inode.reserved
+        if room < count:
+            size = inode.size >> _SHIFT
+            room = count if size < _RESERVE_FROM else max(count, min(size, _RESERVE_MOST))
+            address, self._next = self._next, self._next + room
+        inode.reserved = (address + count, room - count)
+        extents = self.extents(inode)
+        at = bisect_right(extents, block, key=lambda extent: extent[0])
+        if at and extents[at - 1][0] + extents[at - 1][2] == block and sum(extents[at - 1][1:]) == address:
+            first, start, length = extents[at - 1]
+            extents[at - 1] = (first, start, length + count)
+        else:
+            extents.insert(at, (block, address, count))
+        self.used += count
+        inode.blocks += count
+        self._touched[inode.ino] = inode
+
+    def _unmap(self, inode: Inode, first: int, end: int | None) -> None:
+        """Let go of the file's blocks from `first` to before `end` (None: to its end)."""
+        kept: list[Extent] = []
+        for block, address, count in self.extents(inode):
+            last = block + count
+            low, high = max(block, first), last if end is None else min(last, end)
+            if low >= high:
+                kept.append((block, address, count))
+                continue
+            self._freed.append((address + low - block, high - low))
+            self.used -= high - low
+            inode.blocks -= high - low
+            if block < low:
+                kept.append((block, address, low - block))
+            if high < last:
+                kept.append((high, address + high - block, last - high))
+        inode.extents = kept
+        self._touched[inode.ino] = inode
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    async def read(self, inode: Inode, size: int, offset: int) -> Buffer:
+        """Bytes of the file; fewer only at its end."""
+        size = min(size, inode.size - offset)
+        if size <= 0:
+            return b""
+        if inode.data is not None:
+            return inode.data[offset : offset + size].ljust(size, b"\0")
+        first = offset >> _SHIFT
+        count = ((offset + size + _MASK) >> _SHIFT) - first
+        parts: list[Buffer] = []
+        for _, address, length in list(self.pieces(inode, first, count)):
+            if address:
+                parts.append(await self._volume.read(length << _SHIFT, address << _SHIFT))
+            else:
+                parts.append(bytes(length << _SHIFT))
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        start = offset & _MASK
+        return data if not start and len(data) == size else memoryview(data)[start : start + size]
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    async def write(self, inode: Inode, data: Buffer, offset: int) -> int:
+        """Write bytes, growing the file as needed; return how many. Raises OSError(ENOSPC, EFBIG)."""
+        size = len(data)
+        end = offset + size
+        if end > SIZE_MAX:
+            raise fail(errno.EFBIG)
+        if not size:
+            return 0
+        # Waiting first makes it likely that all that follows happens at once: no other write comes in between.
+        await self._volume.throttle()
+        if self._write_inline(inode, data, offset, end):
+            return size
+        await self._outgrow(inode)
+        view = memoryview(data).cast("B")
+        first, last = offset >> _SHIFT, (end + _MASK) >> _SHIFT
+        holes = [piece for piece in self.pieces(inode, first, last - first) if not piece[1]]
+        for block, _, count in holes:
+            self._allocate(inode, block, count)
+        fresh = {edge for block, _, count in holes for edge in (block, block + count - 1)}
+        self._grown(inode, end)
+        for block, address, count in list(self.pieces(inode, first, last - first)):
+            low = max(offset, block << _SHIFT)
+            high = min(end, (block + count) << _SHIFT)
+            part: Buffer = view[low - offset : high - offset]
+            at = (address << _SHIFT) + low - (block << _SHIFT)
+            # A block that is new holds nothing, so its rest is zeros and need not be read.
+            if low & _MASK and block in fresh:
+                part, at = bytes(low & _MASK) + bytes(part), at - (low & _MASK)
+            if high & _MASK and (high >> _SHIFT) in fresh:
+                part = bytes(part).ljust((len(part) + _MASK) & ~_MASK, b"\0")
+            await self._volume.write(part, at)
+        return size
+
+    def _write_inline(self, inode: Inode, data: Buffer, offset: int, end: int) -> bool:
+        if max(end, inode.size) > INLINE_BYTES or self.extents(inode):
+            return False
+        old = (inode.data or b"").ljust(inode.size, b"\0")
+        if offset > len(old):
+            old = old.ljust(offset, b"\0")
+        inode.data = old[:offset] + bytes(data) + old[end:]
+        self._grown(inode, end)
+        return True
+
+    async def _outgrow(self, inode: Inode) -> None:
+        """Move inline content to a block of its own."""
+        data, inode.data = inode.data, None
+        if data and any(data):
+            try:
+                self._allocate(inode, 0, 1)
+            except OSError:
+                inode.data = data
+                raise
+            _, address, _ = self.extents(inode)[0]
+            padded = data.ljust(BLOCK, b"\0")
+            with self._volume.blocking():
+                done = self._volume.write_nowait(padded, address << _SHIFT)
+            if not done:
+                await self._volume.write(padded, address << _SHIFT)
+
+    def _grown(self, inode: Inode, end: int) -> None:
+        inode.size = max(inode.size, end)
+        inode.mtime = inode.ctime = time_ns()
+        self._inodes.changed(inode)
+
+    # -- size -------------------------------------------------------------------------------------
+
+    async def truncate(self, inode: Inode, size: int) -> None:
+        """Set a file's size; what is cut off is zeros if it grows again. Raises OSError(EFBIG)."""
+        if size > SIZE_MAX:
+            raise fail(errno.EFBIG)
+        if size < inode.size:
+            if inode.data is not None:
+                inode.data = inode.data[:size]
+            else:
+                self._unmap(inode, (size + _MASK) >> _SHIFT, None)
+                await self._zero(inode, size, (size + _MASK) & ~_MASK)
+        elif inode.data is not None and size > INLINE_BYTES:
+            await self._outgrow(inode)
+        elif inode.data is not None:
+            inode.data = inode.data.ljust(size, b"\0")
+        inode.size = size
+        inode.reserved = (0, 0)
+        inode.mtime = inode.ctime = time_ns()
+        self._inodes.changed(inode)
+
+    async def _zero(self, inode: Inode, offset: int, end: int) -> None:
+        """Zero bytes within one block, if it is mapped; without an await unless the volume is being restored."""
+        if offset >= end:
+            return
+        for _, address, _ in list(self.pieces(inode, offset >> _SHIFT, 1)):
+            if not address:
+                continue
+            at, low, high = address << _SHIFT, offset & _MASK, (end - 1 & _MASK) + 1
+            with self._volume.blocking():
+                old = self._volume.read_nowait(BLOCK, at)
+                if old is not None:
+                    new = bytes(old[:low]) + bytes(high - low) + bytes(old[high:])
+                    if self._volume.write_nowait(new, at):
+                        continue
+            await self._volume.write(bytes(high - low), at + low)
+
+    async def punch(self, inode: Inode, offset: int, length: int, *, keep_blocks: bool) -> None:
+        """Make a range read as zeros, giving its whole blocks back (or leaving them, for ZERO_RANGE)."""
+        end = offset + length
+        if inode.data is not None:
+            data = inode.data.ljust(inode.size, b"\0")
+            stop = min(end, len(data))
+            if offset < stop:
+                inode.data = data[:offset] + bytes(stop - offset) + data[stop:]
+        else:
+            first, last = (offset + _MASK) >> _SHIFT, end >> _SHIFT
+            if first > last:
+                await self._zero(inode, offset, end)
+            else:
+                await self._zero(inode, offset, first << _SHIFT)
+                await self._zero(inode, last << _SHIFT, end)
+                if first < last:
+                    self._unmap(inode, first, last)
+        inode.mtime = inode.ctime = time_ns()
+        self._inodes.changed(inode)
+        if keep_blocks:
+            await self.preallocate(inode, offset, length)
+
+    async def preallocate(self, inode: Inode, offset: int, length: int) -> None:
+        """Take quota for a range, so that writing there cannot fail for want of it."""
+        await self._outgrow(inode)
+        first, last = offset >> _SHIFT, (offset + length + _MASK) >> _SHIFT
+        for block, address, count in list(self.pieces(inode, first, last - first)):
+            if not address:
+                self._allocate(inode, block, count)
+        self._inodes.changed(inode)
+
+    def next_data(self, inode: Inode, offset: int, *, hole: bool) -> int:
+        """SEEK_DATA, SEEK_HOLE (lseek(2)). Raises OSError(ENXIO)."""
+        if offset >= inode.size or offset < 0:
+            raise fail(errno.ENXIO)
+        if inode.data is not None:
+            return inode.size if hole else offset
+        first = offset >> _SHIFT
+        for block, address, _ in self.pieces(inode, first, ((inode.size + _MASK) >> _SHIFT) - first):
+            if bool(address) != hole:
+                return max(offset, block << _SHIFT)
+        if hole:
+            return inode.size
+        raise fail(errno.ENXIO)
+
+    def drop(self, inode: Inode) -> None:
+        """Let go of all blocks of a file that goes."""
+        if self.extents(inode):
+            self._unmap(inode, 0, None)
+        self._touched.pop(inode.ino, None)
+        inode.extents = []
+        self._database.run("DELETE FROM extent WHERE ino = ?", (inode.ino,))
+
+    # -- commit -----------------------------------------------------------------------------------
+
+    def write_back(self) -> list[tuple[int, int]]:
+        """Write changed extents, counters and the discards to come into the transaction; return the latter."""
+        run, many = self._database.run, self._database.many
+        for inode in self._touched.values():
+            run("DELETE FROM extent WHERE ino = ?", (inode.ino,))
+            many("INSERT INTO extent VALUES (?, ?, ?, ?)", ((inode.ino, *extent) for extent in self.extents(inode)))
+        self._touched = {}
+        freed, self._freed = self._freed, []
+        many("INSERT OR REPLACE INTO discard VALUES (?, ?)", freed)
+        run("INSERT OR REPLACE INTO counter VALUES ('next_block', ?)", (self._next,))
+        run("INSERT OR REPLACE INTO counter VALUES ('size', ?)", (self.limit << _SHIFT,))
+        return freed
+
+    async def discard(self, freed: list[tuple[int, int]]) -> None:
+        """Give blocks back, now that the commit which says that nobody has them is durable."""
+        for address, count in freed:
+            await self._volume.discard(count << _SHIFT, address << _SHIFT)
+            self._database.begin()
+            self._database.run("DELETE FROM discard WHERE address = ?", (address,))
+
+    def left_over(self) -> tuple[list[tuple[int, int]], int]:
+        """Discards that an earlier mount did not get to, and the first address never handed out."""
+        rows = self._database.all("SELECT address, count FROM discard")
+        return [(int(a), int(c)) for a, c in rows], self._next  # type: ignore[arg-type]

@@ -1,0 +1,147 @@
+"""The metadata database: one connection, one transaction that is open until the next commit."""
+
+from collections.abc import Iterable, Iterator
+
+import apsw
+from xxhash import xxh3_64_intdigest
+
+from fusevol.errors import BackendError, CorruptData, FusevolError, NotSupported
+from fusevol.fs.layout import BLOCK, DATA_BLOCK, FS_VERSION, SCHEMA, SUPERBLOCK, SUPERBLOCK_MAGIC
+from fusevol.fs.vfs import VolumeVFS
+from fusevol.log import LogVolume, SnapshotView
+
+__all__ = ["Database", "read_superblock", "write_superblock"]
+
+Value = int | bytes | str | None
+_CACHE_KIB = 32 * 1024
+
+
+async def read_superblock(volume: LogVolume | SnapshotView) -> bool:
+    """Whether there is a filesystem in the volume. Raises CorruptData, NotSupported (a later version)."""
+    data = bytes(await volume.read(BLOCK, 0))
+    if not any(data):
+        return False
+    magic, version, checksum = SUPERBLOCK.unpack_from(data)
+    if magic != SUPERBLOCK_MAGIC or checksum != xxh3_64_intdigest(data[:16]):
+        raise CorruptData("the volume holds something else than a fusevol filesystem")
+    if version != FS_VERSION:
+        raise NotSupported(f"the filesystem has version {version}; this program knows version {FS_VERSION}")
+    return True
+
+
+async def write_superblock(volume: LogVolume) -> None:
+    """Say that there is a filesystem. Durable with the next commit."""
+    head = SUPERBLOCK.pack(SUPERBLOCK_MAGIC, FS_VERSION, 0)[:16]
+    data = SUPERBLOCK.pack(SUPERBLOCK_MAGIC, FS_VERSION, xxh3_64_intdigest(head))
+    await volume.write(data.ljust(BLOCK, b"\0"), 0)
+
+
+class Database:
+    """SQLite over a volume. Every method may raise CorruptData or BackendError."""
+
+    def __init__(self, volume: LogVolume | SnapshotView, *, read_only: bool = False) -> None:
+        self._vfs = VolumeVFS(volume)
+        flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        self._volume = volume
+        try:
+            self.connection = apsw.Connection("fusevol", flags=flags, vfs=self._vfs.name, statementcachesize=200)
+            self._execute = self.connection.cursor().execute
+            for pragma in (
+                f"page_size={BLOCK}",
+                "locking_mode=EXCLUSIVE",
+                "journal_mode=MEMORY",
+                "synchronous=OFF",
+                "cache_spill=OFF",
+                "temp_store=MEMORY",
+                f"cache_size=-{_CACHE_KIB}",
+            ):
+                self._execute(f"PRAGMA {pragma}").fetchall()
+        except apsw.Error as error:
+            raise self._translated(error) from error
+
+    def create(self) -> None:
+        """Make the tables in an empty database."""
+        with self.guard():
+            self._execute(SCHEMA)
+        for key, value in (("next_ino", 2), ("next_cookie", 1), ("next_block", DATA_BLOCK), ("size", 0)):
+            self.run("INSERT INTO counter VALUES (?, ?)", (key, value))
+
+    def _translated(self, error: apsw.Error) -> FusevolError:
+        cause, self._vfs.error = self._vfs.error, None
+        if cause is not None:
+            return cause
+        if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+            return CorruptData(f"the metadata is damaged: {error}", hint="check the volume")
+        return BackendError(f"the metadata database failed: {error}")
+
+    def guard(self) -> "_Guard":
+        """Inside, SQLite's errors become this project's."""
+        return _Guard(self)
+
+    def run(self, sql: str, bindings: tuple[Value, ...] = ()) -> None:
+        """Execute one statement that returns nothing, within the open transaction."""
+        try:
+            self._execute(sql, bindings)
+        except apsw.Error as error:
+            raise self._translated(error) from error
+
+    def many(self, sql: str, rows: Iterable[tuple[Value, ...]]) -> None:
+        """Execute one statement for many rows."""
+        try:
+            self.connection.cursor().executemany(sql, rows)
+        except apsw.Error as error:
+            raise self._translated(error) from error
+
+    def one(self, sql: str, bindings: tuple[Value, ...] = ()) -> tuple[Value, ...] | None:
+        """The first row, or None."""
+        try:
+            for row in self._execute(sql, bindings):
+                return row
+        except apsw.Error as error:
+            raise self._translated(error) from error
+        return None
+
+    def all(self, sql: str, bindings: tuple[Value, ...] = ()) -> list[tuple[Value, ...]]:
+        """All rows."""
+        try:
+            return list(self.connection.cursor().execute(sql, bindings))
+        except apsw.Error as error:
+            raise self._translated(error) from error
+
+    def each(self, sql: str, bindings: tuple[Value, ...] = ()) -> Iterator[tuple[Value, ...]]:
+        """The rows, one at a time."""
+        try:
+            yield from self.connection.cursor().execute(sql, bindings)  # type: ignore[misc]
+        except apsw.Error as error:
+            raise self._translated(error) from error
+
+    def begin(self) -> None:
+        """Open a transaction, if none is open."""
+        if not self.connection.in_transaction:
+            self.run("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        """Hand the transaction's pages to the log; without an await, and before the barrier that is to hold them.
+
+        The volume must have been checked to take writes: then this cannot fail half way.
+        """
+        if self.connection.in_transaction:
+            self.run("COMMIT")
+
+    def close(self) -> None:
+        """Close; what was not committed is dropped."""
+        if self.connection.in_transaction:
+            self.run("ROLLBACK")
+        self.connection.close()
+
+
+class _Guard:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, apsw.Error):
+            raise self._database._translated(error) from error

@@ -1,0 +1,371 @@
+"""Filesystem: a POSIX filesystem in a volume.
+
+Metadata operations are synchronous and change memory and the open transaction only; `sync` makes all of
+it durable at once, with the data, as one barrier of the volume. Errors of system calls are OSErrors with
+the errno that Linux gives; failures of the store are FusevolErrors.
+"""
+
+import errno
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import time_ns
+from typing import NamedTuple
+
+import trio
+
+from fusevol.api.io import Buffer
+from fusevol.fs.data import FileData
+from fusevol.fs.database import Database, read_superblock, write_superblock
+from fusevol.fs.inodes import Inode, InodeTable, fail
+from fusevol.fs.layout import BLOCK, ROOT, SYMLINK_MAX, XATTR_MAX
+from fusevol.fs.names import Entry, Names
+from fusevol.log import LogVolume
+
+__all__ = ["Caller", "Changes", "Filesystem", "StatFs", "open_filesystem"]
+
+XATTR_CREATE = 1
+XATTR_REPLACE = 2
+_UNLIMITED = 1 << 50
+
+
+class Caller(NamedTuple):
+    """Who asks: owner of what is made."""
+
+    uid: int
+    gid: int
+
+
+class Changes(NamedTuple):
+    """What setattr is to change; None leaves a field as it is. Times in nanoseconds since 1970."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime: int | None = None
+    mtime: int | None = None
+    ctime: int | None = None
+
+
+class StatFs(NamedTuple):
+    """Blocks of 4 KiB, in all and free; files, in all and free."""
+
+    blocks: int
+    free: int
+    files: int
+    files_free: int
+
+
+class Filesystem:
+    """An open filesystem. Inode numbers are the handles; `ROOT` is the root."""
+
+    def __init__(self, volume: LogVolume, database: Database) -> None:
+        self.volume = volume
+        self._database = database
+        self._inodes = InodeTable(database)
+        self._names = Names(database, self._inodes)
+        self._data = FileData(volume, database, self._inodes)
+        self._committing = trio.Lock()
+        self.get = self._inodes.get
+
+    # -- names ------------------------------------------------------------------------------------
+
+    def lookup(self, parent: int, name: bytes) -> Inode:
+        """The inode of a name. Raises OSError(ENOENT, ENOTDIR, ENAMETOOLONG)."""
+        if name == b".":
+            return self.get(parent)
+        if name == b"..":
+            return self.get(self.get(parent).parent or parent)
+        return self._names.lookup(parent, name)
+
+    def _directory(self, ino: int) -> Inode:
+        inode = self.get(ino)
+        if not inode.is_dir:
+            raise fail(errno.ENOTDIR)
+        return inode
+
+    def create(self, parent: int, name: bytes, mode: int, caller: Caller, *, rdev: int = 0) -> Inode:
+        """A new file, directory, FIFO, socket or device, as `mode` says. The set-group-id bit is inherited.
+
+        Raises OSError(EEXIST, ENOENT, EINVAL, ENAMETOOLONG).
+        """
+        directory = self._directory(parent)
+        self._names.check_new(directory, name)
+        gid = caller.gid
+        if directory.mode & stat.S_ISGID:
+            gid = directory.gid
+            if stat.S_ISDIR(mode):
+                mode |= stat.S_ISGID
+        data = b"" if stat.S_ISREG(mode) else None
+        inode = self._inodes.new(mode, caller.uid, gid, rdev=rdev, data=data)
+        self._enter(directory, name, inode)
+        return inode
+
+    def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Inode:
+        """A symbolic link. Raises OSError(ENAMETOOLONG) for a target over 4,095 bytes, and as `create` does."""
+        if len(target) > SYMLINK_MAX:
+            raise fail(errno.ENAMETOOLONG)
+        directory = self._directory(parent)
+        self._names.check_new(directory, name)
+        gid = directory.gid if directory.mode & stat.S_ISGID else caller.gid
+        inode = self._inodes.new(stat.S_IFLNK | 0o777, caller.uid, gid, data=target)
+        self._enter(directory, name, inode)
+        return inode
+
+    def _enter(self, directory: Inode, name: bytes, inode: Inode) -> None:
+        self._database.begin()
+        self._names.enter(directory, name, inode)
+
+    def readlink(self, ino: int) -> bytes:
+        """Target of a symbolic link. Raises OSError(EINVAL)."""
+        inode = self.get(ino)
+        if not stat.S_ISLNK(inode.mode) or inode.data is None:
+            raise fail(errno.EINVAL)
+        return inode.data
+
+    def link(self, ino: int, parent: int, name: bytes) -> Inode:
+        """Another name for a file. Raises OSError as link(2)."""
+        inode = self.get(ino)
+        self._database.begin()
+        self._names.link(self._directory(parent), name, inode)
+        return inode
+
+    def unlink(self, parent: int, name: bytes) -> None:
+        """Remove a name; the file goes with its last one, or with its last open handle. Raises OSError as unlink(2)."""
+        self._database.begin()
+        self._reap(self._names.unlink(self._directory(parent), name))
+
+    def rmdir(self, parent: int, name: bytes) -> None:
+        """Remove an empty directory. Raises OSError as rmdir(2)."""
+        self._database.begin()
+        self._reap(self._names.rmdir(self._directory(parent), name))
+
+    def rename(self, old: int, old_name: bytes, new: int, new_name: bytes, flags: int = 0) -> None:
+        """Rename; flags as in renameat2(2): NOREPLACE and EXCHANGE. Raises OSError as there."""
+        self._database.begin()
+        replaced = self._names.rename(self._directory(old), old_name, self._directory(new), new_name, flags)
+        if replaced is not None:
+            self._reap(replaced)
+
+    def entries(self, ino: int, after: int = 0, most: int = 1000) -> list[Entry]:
+        """Entries of a directory behind a cookie. Raises OSError(ENOTDIR)."""
+        return self._names.entries(self._directory(ino).ino, after, most)
+
+    # -- life and death ---------------------------------------------------------------------------
+
+    def opened(self, ino: int) -> None:
+        """Count an open handle: the file stays while there are any."""
+        self.get(ino).opens += 1
+
+    def released(self, ino: int) -> None:
+        """Count a handle that was closed."""
+        inode = self.get(ino)
+        inode.opens -= 1
+        self._reap(inode)
+
+    def forget(self, ino: int) -> None:
+        """The kernel does not know the inode any more; if it has no name, it goes."""
+        inode = self._inodes.known(ino)
+        if inode is not None and not inode.nlink and not inode.opens:
+            self._remove(inode)
+
+    def _reap(self, inode: Inode) -> None:
+        """Give back what a nameless file that nobody has open held; the inode itself stays until `forget`."""
+        if not inode.nlink and not inode.opens and not inode.is_dir:
+            self._database.begin()
+            self._data.drop(inode)
+            inode.size, inode.data = 0, None
+            self._inodes.changed(inode)
+
+    def _remove(self, inode: Inode) -> None:
+        self._database.begin()
+        self._data.drop(inode)
+        self._database.run("DELETE FROM xattr WHERE ino = ?", (inode.ino,))
+        self._inodes.drop(inode)
+
+    # -- attributes -------------------------------------------------------------------------------
+
+    async def setattr(self, ino: int, changes: Changes) -> Inode:
+        """Change attributes. Raises OSError(EFBIG, EINVAL, EISDIR)."""
+        inode = self.get(ino)
+        if changes.size is not None and changes.size != inode.size:
+            if inode.is_dir:
+                raise fail(errno.EISDIR)
+            if not stat.S_ISREG(inode.mode):
+                raise fail(errno.EINVAL)
+            await self._data.truncate(inode, changes.size)
+        now = time_ns()
+        if changes.mode is not None:
+            inode.mode = inode.kind | (changes.mode & 0o7777)
+        if changes.uid is not None:
+            inode.uid = changes.uid
+        if changes.gid is not None:
+            inode.gid = changes.gid
+        if changes.atime is not None:
+            inode.atime = changes.atime
+        if changes.mtime is not None:
+            inode.mtime = changes.mtime
+        inode.ctime = now if changes.ctime is None else changes.ctime
+        self._inodes.changed(inode)
+        return inode
+
+    def getxattr(self, ino: int, name: bytes) -> bytes:
+        """Value of an extended attribute. Raises OSError(ENODATA)."""
+        row = self._database.one("SELECT value FROM xattr WHERE ino = ? AND name = ?", (ino, name))
+        if row is None:
+            raise fail(errno.ENODATA)
+        return bytes(row[0])  # type: ignore[arg-type]
+
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Set an extended attribute (setxattr(2)). Raises OSError(EEXIST, ENODATA, ERANGE, E2BIG, EOPNOTSUPP)."""
+        if not 0 < len(name) <= 255:
+            raise fail(errno.ERANGE)
+        if len(value) > XATTR_MAX:
+            raise fail(errno.E2BIG)
+        if b"." not in name:
+            raise fail(errno.EOPNOTSUPP)
+        inode = self.get(ino)
+        there = self._database.one("SELECT 1 FROM xattr WHERE ino = ? AND name = ?", (ino, name)) is not None
+        if flags & XATTR_CREATE and there:
+            raise fail(errno.EEXIST)
+        if flags & XATTR_REPLACE and not there:
+            raise fail(errno.ENODATA)
+        self._database.begin()
+        self._database.run("INSERT OR REPLACE INTO xattr VALUES (?, ?, ?)", (ino, name, value))
+        inode.ctime = time_ns()
+        self._inodes.changed(inode)
+
+    def listxattr(self, ino: int) -> list[bytes]:
+        """Names of the extended attributes."""
+        self.get(ino)
+        return [bytes(row[0]) for row in self._database.all("SELECT name FROM xattr WHERE ino = ?", (ino,))]  # type: ignore[arg-type]
+
+    def removexattr(self, ino: int, name: bytes) -> None:
+        """Remove an extended attribute. Raises OSError(ENODATA)."""
+        self.getxattr(ino, name)
+        self._database.begin()
+        self._database.run("DELETE FROM xattr WHERE ino = ? AND name = ?", (ino, name))
+        inode = self.get(ino)
+        inode.ctime = time_ns()
+        self._inodes.changed(inode)
+
+    # -- content ----------------------------------------------------------------------------------
+
+    async def read(self, ino: int, size: int, offset: int) -> Buffer:
+        """Bytes of a regular file. Raises CorruptData, BackendError."""
+        return await self._data.read(self.get(ino), size, offset)
+
+    async def write(self, ino: int, data: Buffer, offset: int) -> int:
+        """Write to a regular file, which loses its set-user-id and set-group-id bits (write(2)).
+
+        Raises OSError(ENOSPC, EFBIG), BackendError, Fenced.
+        """
+        inode = self.get(ino)
+        written = await self._data.write(inode, data, offset)
+        if inode.mode & (stat.S_ISUID | stat.S_ISGID):
+            self._drop_privileges(inode)
+        return written
+
+    def _drop_privileges(self, inode: Inode) -> None:
+        inode.mode &= ~stat.S_ISUID
+        if inode.mode & stat.S_IXGRP:
+            inode.mode &= ~stat.S_ISGID
+
+    async def fallocate(self, ino: int, mode: int, offset: int, length: int) -> None:
+        """fallocate(2): plain, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE. Raises OSError(EOPNOTSUPP, EINVAL, EFBIG, ENOSPC)."""
+        keep_size, punch, zero = mode & 1, mode & 2, mode & 16
+        if mode & ~19 or (punch and zero):
+            raise fail(errno.EOPNOTSUPP)
+        inode = self.get(ino)
+        if punch or zero:
+            await self._data.punch(inode, offset, length, keep_blocks=bool(zero))
+        else:
+            await self._data.preallocate(inode, offset, length)
+        if not keep_size and not punch and offset + length > inode.size:
+            await self._data.truncate(inode, offset + length)
+
+    def seek(self, ino: int, offset: int, *, hole: bool) -> int:
+        """SEEK_DATA or SEEK_HOLE. Raises OSError(ENXIO)."""
+        return self._data.next_data(self.get(ino), offset, hole=hole)
+
+    # -- the whole --------------------------------------------------------------------------------
+
+    @property
+    def used_size(self) -> int:
+        """Bytes of file data that are mapped."""
+        return self._data.used * BLOCK
+
+    @property
+    def size(self) -> int:
+        """The quota in bytes; 0 for none."""
+        return self._data.limit * BLOCK
+
+    def resize(self, size: int) -> None:
+        """Set the quota, in bytes rounded up to blocks; 0 for none. Durable with the next `sync`."""
+        self._data.limit = -(-size // BLOCK)
+
+    def statfs(self) -> StatFs:
+        """What statfs(2) says."""
+        blocks = self._data.limit or _UNLIMITED >> 12
+        row = self._database.one("SELECT count(*) FROM inode")
+        files = int(row[0]) if row else 0  # type: ignore[arg-type]
+        free = max(0, blocks - self._data.used)
+        return StatFs(blocks, free, files + free, free)
+
+    async def sync(self) -> None:
+        """Make everything durable, as one barrier. Concurrent callers share the work.
+
+        Raises NoSpace, BackendError, Fenced: then nothing may be taken as durable, and a later call tries again.
+        """
+        async with self._committing:
+            self.volume.check()
+            self._database.begin()
+            self._inodes.write_back()
+            self._names.write_back()
+            freed = self._data.write_back()
+            self._database.commit()
+            await self.volume.flush()
+            await self._data.discard(freed)
+
+    def format(self) -> None:
+        """Make the root directory."""
+        now = time_ns()
+        root = Inode(ROOT, stat.S_IFDIR | 0o755, 2, 0, 0, 0, 0, 0, now, now, now, now, ROOT, None)
+        self._inodes.changed(root)
+
+    async def recover(self) -> None:
+        """Finish what an earlier mount left: files deleted while open, discards that were still to come."""
+        for (ino,) in self._database.all("SELECT ino FROM inode WHERE nlink = 0"):
+            self._remove(self.get(int(ino)))  # type: ignore[arg-type]
+        discards, _ = self._data.left_over()
+        await self._data.discard(discards)
+
+    def close(self) -> None:
+        """Close the database; what was not synced is dropped."""
+        self._database.close()
+
+
+@asynccontextmanager
+async def open_filesystem(volume: LogVolume) -> AsyncIterator[Filesystem]:
+    """The filesystem in a volume, made if there is none; synced on leaving.
+
+    Raises CorruptData, NotSupported (a later version of the filesystem), BackendError.
+    """
+    there = await read_superblock(volume)
+    database = Database(volume)
+    try:
+        if not there:
+            database.begin()
+            database.create()
+        filesystem = Filesystem(volume, database)
+        if not there:
+            filesystem.format()
+            await write_superblock(volume)
+        await filesystem.recover()
+        await filesystem.sync()
+        yield filesystem
+        with trio.CancelScope(shield=True):
+            await filesystem.sync()
+    finally:
+        database.close()

@@ -1,0 +1,161 @@
+"""Inodes in memory, and their rows.
+
+An inode is loaded once, changed in memory, and written back at the commit. Those that are clean and were
+not used for long are forgotten.
+"""
+
+import errno
+import stat
+from collections.abc import Iterable
+from itertools import islice
+from time import time_ns
+
+from fusevol.fs.database import Database
+
+__all__ = ["Extent", "Inode", "InodeTable", "fail"]
+
+#: Block of the file, logical block of the volume, number of blocks.
+Extent = tuple[int, int, int]
+
+_COLUMNS = "ino, mode, nlink, uid, gid, rdev, size, blocks, atime, mtime, ctime, btime, parent, data"
+
+
+def fail(code: int) -> OSError:
+    """The error that a system call is to return."""
+    return OSError(code, errno.errorcode.get(code, str(code)))
+
+
+class Inode:
+    """A file; the columns of its row, and what belongs to it in memory only.
+
+    extents: sorted by block; None while not loaded. opens: open handles. reserved: logical blocks set aside
+    for it to grow into, as (address, count).
+    """
+
+    __slots__ = (
+        "atime",
+        "blocks",
+        "btime",
+        "ctime",
+        "data",
+        "extents",
+        "gid",
+        "ino",
+        "mode",
+        "mtime",
+        "nlink",
+        "opens",
+        "parent",
+        "rdev",
+        "reserved",
+        "size",
+        "uid",
+    )
+
+    def __init__(
+        self, ino: int, mode: int, nlink: int, uid: int, gid: int, rdev: int, size: int, blocks: int, atime: int,
+        mtime: int, ctime: int, btime: int, parent: int, data: bytes | None,
+    ) -> None:  # fmt: skip
+        self.ino = ino
+        self.mode = mode
+        self.nlink = nlink
+        self.uid = uid
+        self.gid = gid
+        self.rdev = rdev
+        self.size = size
+        self.blocks = blocks
+        self.atime = atime
+        self.mtime = mtime
+        self.ctime = ctime
+        self.btime = btime
+        self.parent = parent
+        self.data = data
+        self.extents: list[Extent] | None = None
+        self.opens = 0
+        self.reserved: tuple[int, int] = (0, 0)
+
+    @property
+    def kind(self) -> int:
+        """S_IFMT bits of the mode."""
+        return stat.S_IFMT(self.mode)
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether it is a directory."""
+        return stat.S_ISDIR(self.mode)
+
+    def row(self) -> tuple[int | bytes | None, ...]:
+        """The columns, in order."""
+        return (
+            self.ino, self.mode, self.nlink, self.uid, self.gid, self.rdev, self.size, self.blocks, self.atime,
+            self.mtime, self.ctime, self.btime, self.parent, self.data,
+        )  # fmt: skip
+
+
+class InodeTable:
+    """All inodes, through a cache of `limit` clean ones."""
+
+    def __init__(self, database: Database, limit: int = 20_000) -> None:
+        self._database = database
+        self._limit = limit
+        self._cache: dict[int, Inode] = {}
+        self._dirty: dict[int, Inode] = {}
+        row = database.one("SELECT value FROM counter WHERE key = 'next_ino'")
+        self._next = int(row[0]) if row else 2  # type: ignore[arg-type]
+
+    def get(self, ino: int) -> Inode:
+        """The inode. Raises OSError(ESTALE) if there is none."""
+        inode = self._cache.get(ino)
+        if inode is None:
+            row = self._database.one(f"SELECT {_COLUMNS} FROM inode WHERE ino = ?", (ino,))
+            if row is None:
+                raise fail(errno.ESTALE)
+            inode = self._cache[ino] = Inode(*row)  # type: ignore[arg-type]
+            if len(self._cache) > self._limit + len(self._dirty):
+                self._evict()
+        return inode
+
+    def known(self, ino: int) -> Inode | None:
+        """The inode if it is in memory: those without a name always are."""
+        return self._cache.get(ino)
+
+    def new(self, mode: int, uid: int, gid: int, *, parent: int = 0, rdev: int = 0, data: bytes | None = None) -> Inode:
+        """A new inode with one link (a directory: two), to be entered somewhere."""
+        now = time_ns()
+        nlink = 2 if stat.S_ISDIR(mode) else 1
+        size = len(data) if data else 0
+        inode = Inode(self._next, mode, nlink, uid, gid, rdev, size, 0, now, now, now, now, parent, data)
+        self._next += 1
+        inode.extents = []
+        self._cache[inode.ino] = self._dirty[inode.ino] = inode
+        return inode
+
+    def changed(self, inode: Inode) -> None:
+        """Have the inode written back at the next commit."""
+        self._cache[inode.ino] = inode
+        self._dirty[inode.ino] = inode
+
+    def drop(self, inode: Inode) -> None:
+        """Remove the inode and its row."""
+        self._cache.pop(inode.ino, None)
+        self._dirty.pop(inode.ino, None)
+        self._database.run("DELETE FROM inode WHERE ino = ?", (inode.ino,))
+
+    @property
+    def dirty(self) -> Iterable[Inode]:
+        """Inodes that wait for a commit."""
+        return self._dirty.values()
+
+    def write_back(self) -> None:
+        """Write all changed rows into the open transaction."""
+        if self._dirty:
+            marks = ", ".join("?" * 14)
+            rows = (self._dirty[ino].row() for ino in sorted(self._dirty))
+            self._database.many(f"INSERT OR REPLACE INTO inode ({_COLUMNS}) VALUES ({marks})", rows)
+            self._dirty = {}
+        self._database.run("INSERT OR REPLACE INTO counter VALUES ('next_ino', ?)", (self._next,))
+
+    def _evict(self) -> None:
+        for ino, inode in list(islice(self._cache.items(), self._limit // 4)):
+            if ino not in self._dirty and not inode.opens and inode.nlink:
+                del self._cache[ino]

@@ -1,0 +1,205 @@
+"""Directories: names, links, renames. All synchronous: an operation is in the transaction whole or not at all."""
+
+import errno
+from time import time_ns
+from typing import NamedTuple
+
+from fusevol.fs.database import Database
+from fusevol.fs.inodes import Inode, InodeTable, fail
+from fusevol.fs.layout import LINK_MAX, NAME_MAX
+
+__all__ = ["RENAME_EXCHANGE", "RENAME_NOREPLACE", "Entry", "Names"]
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+
+class Entry(NamedTuple):
+    """A name in a directory; `cookie` is where a listing goes on after it."""
+
+    name: bytes
+    ino: int
+    cookie: int
+
+
+class Names:
+    """Names of inodes. Who may do what is for the kernel to check (default_permissions)."""
+
+    def __init__(self, database: Database, inodes: InodeTable) -> None:
+        self._database = database
+        self._inodes = inodes
+        row = database.one("SELECT value FROM counter WHERE key = 'next_cookie'")
+        self._cookie = int(row[0]) if row else 1  # type: ignore[arg-type]
+
+    def find(self, parent: int, name: bytes) -> int | None:
+        """The inode number a name stands for, or None. Raises OSError(ENAMETOOLONG)."""
+        if len(name) > NAME_MAX:
+            raise fail(errno.ENAMETOOLONG)
+        row = self._database.one("SELECT ino FROM entry WHERE parent = ? AND name = ?", (parent, name))
+        return int(row[0]) if row else None  # type: ignore[arg-type]
+
+    def lookup(self, parent: int, name: bytes) -> Inode:
+        """The inode of a name. Raises OSError(ENOENT)."""
+        ino = self.find(parent, name)
+        if ino is None:
+            raise fail(errno.ENOENT)
+        return self._inodes.get(ino)
+
+    def check_new(self, parent: Inode, name: bytes) -> None:
+        """Raise OSError unless `name` can be made in `parent`: ENOENT (it is deleted), EEXIST, EINVAL."""
+        if not name or b"/" in name or b"\0" in name or name in (b".", b".."):
+            raise fail(errno.EINVAL)
+        if not parent.nlink:
+            raise fail(errno.ENOENT)
+        if self.find(parent.ino, name) is not None:
+            raise fail(errno.EEXIST)
+
+    def enter(self, parent: Inode, name: bytes, inode: Inode) -> None:
+        """Put a name, which `check_new` let pass, into a directory."""
+        self._database.run(
+            "INSERT INTO entry VALUES (?, ?, ?, ?, ?)", (parent.ino, name, inode.ino, inode.mode >> 12, self._cookie)
+        )
+        self._cookie += 1
+        if inode.is_dir:
+            parent.nlink += 1
+            inode.parent = parent.ino
+        self._touch(parent)
+
+    def link(self, parent: Inode, name: bytes, inode: Inode) -> None:
+        """Another name for a file (link(2)). Raises OSError(EPERM, EMLINK, ENOENT, EEXIST)."""
+        if inode.is_dir:
+            raise fail(errno.EPERM)
+        if inode.nlink >= LINK_MAX:
+            raise fail(errno.EMLINK)
+        if not inode.nlink:
+            raise fail(errno.ENOENT)
+        self.check_new(parent, name)
+        self.enter(parent, name, inode)
+        inode.nlink += 1
+        self._change(inode)
+
+    def unlink(self, parent: Inode, name: bytes) -> Inode:
+        """Remove a name of a file; return the inode. Raises OSError(ENOENT, EISDIR)."""
+        inode = self.lookup(parent.ino, name)
+        if inode.is_dir:
+            raise fail(errno.EISDIR)
+        self._remove(parent, name)
+        inode.nlink -= 1
+        self._change(inode)
+        return inode
+
+    def rmdir(self, parent: Inode, name: bytes) -> Inode:
+        """Remove an empty directory; return the inode. Raises OSError(ENOENT, ENOTDIR, ENOTEMPTY)."""
+        inode = self.lookup(parent.ino, name)
+        if not inode.is_dir:
+            raise fail(errno.ENOTDIR)
+        if not self.empty(inode.ino):
+            raise fail(errno.ENOTEMPTY)
+        self._remove(parent, name)
+        parent.nlink -= 1
+        inode.nlink = 0
+        self._change(inode)
+        return inode
+
+    def rename(self, old: Inode, old_name: bytes, new: Inode, new_name: bytes, flags: int) -> Inode | None:
+        """rename(2), renameat2(2); return the inode that lost its name to this one, if any.
+
+        Raises OSError as there: ENOENT, EEXIST, EINVAL (into itself, or a flag not known), ENOTDIR, EISDIR, ENOTEMPTY.
+        """
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
+            raise fail(errno.EINVAL)
+        inode = self.lookup(old.ino, old_name)
+        ino = self.find(new.ino, new_name)
+        target = None if ino is None else self._inodes.get(ino)
+        if inode.is_dir:
+            self._not_below(inode, new)
+        if flags & RENAME_EXCHANGE:
+            if target is None:
+                raise fail(errno.ENOENT)
+            if target.is_dir:
+                self._not_below(target, old)
+            self._exchange(old, old_name, inode, new, new_name, target)
+            return None
+        if target is not None:
+            if flags & RENAME_NOREPLACE:
+                raise fail(errno.EEXIST)
+            if target is inode:
+                return None
+            self._replaceable(inode, target)
+            self._remove(new, new_name)
+            if target.is_dir:
+                new.nlink -= 1
+                target.nlink = 0
+            else:
+                target.nlink -= 1
+            self._change(target)
+        elif not new.nlink:
+            raise fail(errno.ENOENT)
+        self._remove(old, old_name)
+        if inode.is_dir:
+            old.nlink -= 1
+        self.enter(new, new_name, inode)
+        self._change(inode)
+        return target
+
+    def _replaceable(self, inode: Inode, target: Inode) -> None:
+        if target.is_dir:
+            if not inode.is_dir:
+                raise fail(errno.EISDIR)
+            if not self.empty(target.ino):
+                raise fail(errno.ENOTEMPTY)
+        elif inode.is_dir:
+            raise fail(errno.ENOTDIR)
+
+    def _exchange(self, old: Inode, old_name: bytes, inode: Inode, new: Inode, new_name: bytes, target: Inode) -> None:
+        for parent, name, child in ((old, old_name, target), (new, new_name, inode)):
+            self._database.run(
+                "UPDATE entry SET ino = ?, kind = ? WHERE parent = ? AND name = ?",
+                (child.ino, child.mode >> 12, parent.ino, name),
+            )
+            if child.is_dir:
+                child.parent = parent.ino
+        moved = inode.is_dir - target.is_dir
+        old.nlink -= moved
+        new.nlink += moved
+        for parent in (old, new):
+            self._touch(parent)
+        for child in (inode, target):
+            self._change(child)
+
+    def _not_below(self, inode: Inode, directory: Inode) -> None:
+        """Raise OSError(EINVAL) if `directory` is `inode` or below it."""
+        while directory.ino != inode.ino:
+            if directory.parent in (0, directory.ino):
+                return
+            directory = self._inodes.get(directory.parent)
+        raise fail(errno.EINVAL)
+
+    def empty(self, ino: int) -> bool:
+        """Whether a directory has no entries."""
+        return self._database.one("SELECT 1 FROM entry WHERE parent = ? LIMIT 1", (ino,)) is None
+
+    def entries(self, ino: int, after: int, most: int) -> list[Entry]:
+        """Up to `most` entries of a directory, in the order they were made, behind the cookie `after`."""
+        rows = self._database.all(
+            "SELECT name, ino, cookie FROM entry INDEXED BY listing WHERE parent = ? AND cookie > ?"
+            " ORDER BY cookie LIMIT ?",
+            (ino, after, most),
+        )
+        return [Entry(bytes(name), int(ino), int(cookie)) for name, ino, cookie in rows]  # type: ignore[arg-type]
+
+    def write_back(self) -> None:
+        """Write the counter into the transaction."""
+        self._database.run("INSERT OR REPLACE INTO counter VALUES ('next_cookie', ?)", (self._cookie,))
+
+    def _remove(self, parent: Inode, name: bytes) -> None:
+        self._database.run("DELETE FROM entry WHERE parent = ? AND name = ?", (parent.ino, name))
+        self._touch(parent)
+
+    def _touch(self, directory: Inode) -> None:
+        directory.mtime = directory.ctime = time_ns()
+        self._inodes.changed(directory)
+
+    def _change(self, inode: Inode) -> None:
+        inode.ctime = time_ns()
+        self._inodes.changed(inode)

@@ -1,0 +1,109 @@
+"""SQLite's file, inside the volume: an apsw VFS over a range of its logical space.
+
+Pages are the volume's blocks. SQLite writes them only in a commit: the journal is in memory and its page
+cache never spills, so nothing of a transaction is in the log before all of it is.
+"""
+
+import secrets
+
+import apsw
+
+from fusevol.errors import BackendError, FusevolError
+from fusevol.fs.layout import BLOCK, DATABASE
+from fusevol.log import LogVolume, SnapshotView
+
+__all__ = ["VolumeVFS"]
+
+_PAGE_COUNT_AT = 28
+
+
+class VolumeVFS(apsw.VFS):
+    """One database file in one volume (or in a snapshot, for reading).
+
+    error: what the last failed call of the volume raised; SQLite itself only reports an I/O error.
+    """
+
+    def __init__(self, volume: LogVolume | SnapshotView) -> None:
+        self.name = f"fusevol-{secrets.token_hex(8)}"
+        self.volume = volume
+        self.error: FusevolError | None = None
+        super().__init__(self.name, base="", maxpathname=64)
+
+    def xOpen(self, name: object, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
+        if not flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
+            raise apsw.CantOpenError("only the database itself is in the volume")
+        flags[1] = flags[0]
+        return _File(self)  # type: ignore[return-value]  # apsw asks for the methods, not for the class
+
+    def xAccess(self, pathname: str, flags: int) -> bool:  # noqa: N802
+        return False
+
+    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
+        raise apsw.IOError("nothing to delete")
+
+    def xFullPathname(self, name: str) -> str:  # noqa: N802
+        return name
+
+
+class _File:
+    """The open file. Its size is what SQLite made of it since the open, at first what page 1 says."""
+
+    def __init__(self, vfs: VolumeVFS) -> None:
+        self._vfs = vfs
+        head = self.xRead(100, 0)
+        self._size = int.from_bytes(head[_PAGE_COUNT_AT : _PAGE_COUNT_AT + 4], "big") * BLOCK
+
+    def _fail(self, error: FusevolError) -> apsw.Error:
+        self._vfs.error = error
+        return apsw.IOError(str(error))
+
+    def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
+        try:
+            with self._vfs.volume.blocking():
+                data = self._vfs.volume.read_nowait(amount, DATABASE + offset)
+            if data is None:
+                raise BackendError(f"{amount} bytes at {offset} of the metadata could not be read")
+        except FusevolError as error:
+            raise self._fail(error) from error
+        return bytes(data)
+
+    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+        volume = self._vfs.volume
+        try:
+            if not isinstance(volume, LogVolume):
+                raise BackendError("the metadata of a snapshot was to be written")
+            with volume.blocking():
+                if not volume.write_nowait(data, DATABASE + offset):
+                    raise BackendError(f"{len(data)} bytes at {offset} of the metadata could not be written")
+        except FusevolError as error:
+            raise self._fail(error) from error
+        self._size = max(self._size, offset + len(data))
+
+    def xTruncate(self, size: int) -> None:  # noqa: N802
+        self._size = size
+
+    def xFileSize(self) -> int:  # noqa: N802
+        return self._size
+
+    def xSectorSize(self) -> int:  # noqa: N802
+        return BLOCK
+
+    def xDeviceCharacteristics(self) -> int:  # noqa: N802
+        return apsw.SQLITE_IOCAP_ATOMIC4K | apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
+
+    def xFileControl(self, op: int, ptr: int) -> bool:  # noqa: N802
+        return False
+
+    def xCheckReservedLock(self) -> bool:  # noqa: N802
+        return False
+
+    def xLock(self, level: int) -> None:  # noqa: N802
+        """One process, one connection: there is nobody to lock out."""
+
+    xUnlock = xLock  # noqa: N815
+
+    def xSync(self, flags: int) -> None:  # noqa: N802
+        """The volume's barrier follows the commit."""
+
+    def xClose(self) -> None:  # noqa: N802
+        """Nothing is held."""
