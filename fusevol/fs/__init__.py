@@ -4,6 +4,7 @@
 puts SQLite's file into the volume. `layout` has the schema and says what is where.
 """
 
-from fusevol.fs.filesystem import Caller, Changes, Filesystem, StatFs, open_filesystem
+from fusevol.fs.filesystem import Caller, Changes, Filesystem, open_filesystem
+from fusevol.fs.readonly import ReadOnlyFilesystem, StatFs
 
-__all__ = ["Caller", "Changes", "Filesystem", "StatFs", "open_filesystem"]
+__all__ = ["Caller", "Changes", "Filesystem", "ReadOnlyFilesystem", "StatFs", "open_filesystem"]

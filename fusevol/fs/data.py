@@ -7,10 +7,10 @@ aside a run of addresses as long as itself, so that its extents stay few (addres
 
 import errno
 from bisect import bisect_right
-from collections.abc import Iterator
 from time import time_ns
 
 from fusevol.api.io import Buffer
+from fusevol.fs.content import FileReader
 from fusevol.fs.database import Database
 from fusevol.fs.inodes import Extent, Inode, InodeTable, fail
 from fusevol.fs.layout import BLOCK, INLINE_BYTES, SIZE_MAX
@@ -24,15 +24,15 @@ _SHIFT = 12
 _MASK = BLOCK - 1
 
 
-class FileData:
-    """Reads, writes and cuts files. Metadata changes come first and without an await, data after.
+class FileData(FileReader):
+    """Writes and cuts files, besides reading them. Metadata changes come first and without an await, data after.
 
     used: data blocks mapped by all files. limit: most of them, 0 for no quota.
     """
 
     def __init__(self, volume: LogVolume, database: Database, inodes: InodeTable) -> None:
-        self._volume = volume
-        self._database = database
+        super().__init__(volume, database)
+        self._volume: LogVolume = volume
         self._inodes = inodes
         self._next = self._counter("next_block")
         self.limit = self._counter("size") >> _SHIFT
@@ -46,37 +46,6 @@ class FileData:
         return int(row[0]) if row else 0  # type: ignore[arg-type]
 
     # -- extents ----------------------------------------------------------------------------------
-
-    def extents(self, inode: Inode) -> list[Extent]:
-        """The extents of a file, sorted; loaded when first asked for."""
-        if inode.extents is None:
-            rows = self._database.all(
-                "SELECT block, address, count FROM extent WHERE ino = ? ORDER BY block", (inode.ino,)
-            )
-            inode.extents = [(int(b), int(a), int(c)) for b, a, c in rows]  # type: ignore[arg-type]
-        return inode.extents
-
-    def pieces(self, inode: Inode, block: int, count: int) -> Iterator[tuple[int, int, int]]:
-        """The range as (block, address, count), address 0 for holes."""
-        extents = self.extents(inode)
-        end = block + count
-        at = max(0, bisect_right(extents, block, key=lambda extent: extent[0]) - 1)
-        while block < end and at < len(extents):
-            start, address, length = extents[at]
-            at += 1
-            if start + length <= block:
-                continue
-            if start > block:
-                hole = min(start, end) - block
-                yield block, 0, hole
-                block += hole
-                if block >= end:
-                    return
-            size = min(start + length, end) - block
-            yield block, address + block - start, size
-            block += size
-        if block < end:
-            yield block, 0, end - block
 
     def _allocate(self, inode: Inode, block: int, count: int) -> None:
         """Map a hole to fresh addresses. Raises OSError(ENOSPC) over the quota."""
@@ -117,27 +86,6 @@ class FileData:
                 kept.append((high, address + high - block, last - high))
         inode.extents = kept
         self._touched[inode.ino] = inode
-
-    # -- reading ----------------------------------------------------------------------------------
-
-    async def read(self, inode: Inode, size: int, offset: int) -> Buffer:
-        """Bytes of the file; fewer only at its end."""
-        size = min(size, inode.size - offset)
-        if size <= 0:
-            return b""
-        if inode.data is not None:
-            return inode.data[offset : offset + size].ljust(size, b"\0")
-        first = offset >> _SHIFT
-        count = ((offset + size + _MASK) >> _SHIFT) - first
-        parts: list[Buffer] = []
-        for _, address, length in list(self.pieces(inode, first, count)):
-            if address:
-                parts.append(await self._volume.read(length << _SHIFT, address << _SHIFT))
-            else:
-                parts.append(bytes(length << _SHIFT))
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        start = offset & _MASK
-        return data if not start and len(data) == size else memoryview(data)[start : start + size]
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -273,20 +221,6 @@ class FileData:
                 self._allocate(inode, block, count)
         self._inodes.changed(inode)
 
-    def next_data(self, inode: Inode, offset: int, *, hole: bool) -> int:
-        """SEEK_DATA, SEEK_HOLE (lseek(2)). Raises OSError(ENXIO)."""
-        if offset >= inode.size or offset < 0:
-            raise fail(errno.ENXIO)
-        if inode.data is not None:
-            return inode.size if hole else offset
-        first = offset >> _SHIFT
-        for block, address, _ in self.pieces(inode, first, ((inode.size + _MASK) >> _SHIFT) - first):
-            if bool(address) != hole:
-                return max(offset, block << _SHIFT)
-        if hole:
-            return inode.size
-        raise fail(errno.ENXIO)
-
     def drop(self, inode: Inode) -> None:
         """Let go of all blocks of a file that goes."""
         if self.extents(inode):
@@ -304,7 +238,7 @@ class FileData:
             run("DELETE FROM extent WHERE ino = ?", (inode.ino,))
             many("INSERT INTO extent VALUES (?, ?, ?, ?)", ((inode.ino, *extent) for extent in self.extents(inode)))
         self._touched = {}
-        freed, self._freed = self._freed, []
+        freed, self._freed = _joined(self._freed), []
         many("INSERT OR REPLACE INTO discard VALUES (?, ?)", freed)
         run("INSERT OR REPLACE INTO counter VALUES ('next_block', ?)", (self._next,))
         run("INSERT OR REPLACE INTO counter VALUES ('size', ?)", (self.limit << _SHIFT,))
@@ -321,3 +255,14 @@ class FileData:
         """Discards that an earlier mount did not get to, and the first address never handed out."""
         rows = self._database.all("SELECT address, count FROM discard")
         return [(int(a), int(c)) for a, c in rows], self._next  # type: ignore[arg-type]
+
+
+def _joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Runs sorted, and made one where they touch: files deleted together mostly were written together."""
+    joined: list[tuple[int, int]] = []
+    for address, count in sorted(runs):
+        if joined and sum(joined[-1]) == address:
+            joined[-1] = (joined[-1][0], joined[-1][1] + count)
+        else:
+            joined.append((address, count))
+    return joined

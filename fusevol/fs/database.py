@@ -96,7 +96,7 @@ class Database:
         """The first row, or None."""
         try:
             for row in self._execute(sql, bindings):
-                return row
+                return tuple(row)
         except apsw.Error as error:
             raise self._translated(error) from error
         return None
@@ -111,7 +111,7 @@ class Database:
     def each(self, sql: str, bindings: tuple[Value, ...] = ()) -> Iterator[tuple[Value, ...]]:
         """The rows, one at a time."""
         try:
-            yield from self.connection.cursor().execute(sql, bindings)  # type: ignore[misc]
+            yield from self.connection.cursor().execute(sql, bindings)
         except apsw.Error as error:
             raise self._translated(error) from error
 

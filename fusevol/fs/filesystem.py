@@ -15,14 +15,15 @@ from typing import NamedTuple
 import trio
 
 from fusevol.api.io import Buffer
+from fusevol.fs import acl
 from fusevol.fs.data import FileData
 from fusevol.fs.database import Database, read_superblock, write_superblock
-from fusevol.fs.inodes import Inode, InodeTable, fail
-from fusevol.fs.layout import BLOCK, ROOT, SYMLINK_MAX, XATTR_MAX
-from fusevol.fs.names import Entry, Names
+from fusevol.fs.inodes import Inode, fail
+from fusevol.fs.layout import BLOCK, NAME_MAX, ROOT, SYMLINK_MAX, XATTR_MAX
+from fusevol.fs.readonly import ReadOnlyFilesystem, StatFs
 from fusevol.log import LogVolume
 
-__all__ = ["Caller", "Changes", "Filesystem", "StatFs", "open_filesystem"]
+__all__ = ["Caller", "Changes", "Filesystem", "open_filesystem"]
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
@@ -30,10 +31,11 @@ _UNLIMITED = 1 << 50
 
 
 class Caller(NamedTuple):
-    """Who asks: owner of what is made."""
+    """Who asks: owner of what is made. umask: applies where the directory has no default ACL."""
 
     uid: int
     gid: int
+    umask: int = 0
 
 
 class Changes(NamedTuple):
@@ -48,42 +50,16 @@ class Changes(NamedTuple):
     ctime: int | None = None
 
 
-class StatFs(NamedTuple):
-    """Blocks of 4 KiB, in all and free; files, in all and free."""
-
-    blocks: int
-    free: int
-    files: int
-    files_free: int
-
-
-class Filesystem:
-    """An open filesystem. Inode numbers are the handles; `ROOT` is the root."""
+class Filesystem(ReadOnlyFilesystem):
+    """An open filesystem that may be written to."""
 
     def __init__(self, volume: LogVolume, database: Database) -> None:
-        self.volume = volume
-        self._database = database
-        self._inodes = InodeTable(database)
-        self._names = Names(database, self._inodes)
-        self._data = FileData(volume, database, self._inodes)
+        super().__init__(volume, database)
+        self.volume: LogVolume = volume
+        self._data: FileData = FileData(volume, database, self._inodes)
         self._committing = trio.Lock()
-        self.get = self._inodes.get
 
     # -- names ------------------------------------------------------------------------------------
-
-    def lookup(self, parent: int, name: bytes) -> Inode:
-        """The inode of a name. Raises OSError(ENOENT, ENOTDIR, ENAMETOOLONG)."""
-        if name == b".":
-            return self.get(parent)
-        if name == b"..":
-            return self.get(self.get(parent).parent or parent)
-        return self._names.lookup(parent, name)
-
-    def _directory(self, ino: int) -> Inode:
-        inode = self.get(ino)
-        if not inode.is_dir:
-            raise fail(errno.ENOTDIR)
-        return inode
 
     def create(self, parent: int, name: bytes, mode: int, caller: Caller, *, rdev: int = 0) -> Inode:
         """A new file, directory, FIFO, socket or device, as `mode` says. The set-group-id bit is inherited.
@@ -97,9 +73,19 @@ class Filesystem:
             gid = directory.gid
             if stat.S_ISDIR(mode):
                 mode |= stat.S_ISGID
+        default = self._xattr(parent, acl.DEFAULT)
+        access = None
+        if default is None:
+            mode &= ~caller.umask
+        else:
+            mode, access = acl.inherit(acl.parse(default), mode)
         data = b"" if stat.S_ISREG(mode) else None
         inode = self._inodes.new(mode, caller.uid, gid, rdev=rdev, data=data)
         self._enter(directory, name, inode)
+        if access is not None:
+            self._set_xattr(inode.ino, acl.ACCESS, access)
+        if default is not None and inode.is_dir:
+            self._set_xattr(inode.ino, acl.DEFAULT, default)
         return inode
 
     def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Inode:
@@ -116,13 +102,6 @@ class Filesystem:
     def _enter(self, directory: Inode, name: bytes, inode: Inode) -> None:
         self._database.begin()
         self._names.enter(directory, name, inode)
-
-    def readlink(self, ino: int) -> bytes:
-        """Target of a symbolic link. Raises OSError(EINVAL)."""
-        inode = self.get(ino)
-        if not stat.S_ISLNK(inode.mode) or inode.data is None:
-            raise fail(errno.EINVAL)
-        return inode.data
 
     def link(self, ino: int, parent: int, name: bytes) -> Inode:
         """Another name for a file. Raises OSError as link(2)."""
@@ -147,10 +126,6 @@ class Filesystem:
         replaced = self._names.rename(self._directory(old), old_name, self._directory(new), new_name, flags)
         if replaced is not None:
             self._reap(replaced)
-
-    def entries(self, ino: int, after: int = 0, most: int = 1000) -> list[Entry]:
-        """Entries of a directory behind a cookie. Raises OSError(ENOTDIR)."""
-        return self._names.entries(self._directory(ino).ino, after, most)
 
     # -- life and death ---------------------------------------------------------------------------
 
@@ -198,6 +173,9 @@ class Filesystem:
         now = time_ns()
         if changes.mode is not None:
             inode.mode = inode.kind | (changes.mode & 0o7777)
+            if access := self._xattr(ino, acl.ACCESS):
+                self._database.begin()
+                self._set_xattr(ino, acl.ACCESS, acl.with_mode(acl.parse(access), changes.mode))
         if changes.uid is not None:
             inode.uid = changes.uid
         if changes.gid is not None:
@@ -210,36 +188,40 @@ class Filesystem:
         self._inodes.changed(inode)
         return inode
 
-    def getxattr(self, ino: int, name: bytes) -> bytes:
-        """Value of an extended attribute. Raises OSError(ENODATA)."""
-        row = self._database.one("SELECT value FROM xattr WHERE ino = ? AND name = ?", (ino, name))
-        if row is None:
-            raise fail(errno.ENODATA)
-        return bytes(row[0])  # type: ignore[arg-type]
+    def _set_xattr(self, ino: int, name: bytes, value: bytes) -> None:
+        self._database.run("INSERT OR REPLACE INTO xattr VALUES (?, ?, ?)", (ino, name, value))
 
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
-        """Set an extended attribute (setxattr(2)). Raises OSError(EEXIST, ENODATA, ERANGE, E2BIG, EOPNOTSUPP)."""
-        if not 0 < len(name) <= 255:
+        """Set an extended attribute (setxattr(2)); an access ACL sets the mode, too.
+
+        Raises OSError(EEXIST, ENODATA, ERANGE, E2BIG, EOPNOTSUPP, EINVAL).
+        """
+        if not 0 < len(name) <= NAME_MAX:
             raise fail(errno.ERANGE)
         if len(value) > XATTR_MAX:
             raise fail(errno.E2BIG)
         if b"." not in name:
             raise fail(errno.EOPNOTSUPP)
         inode = self.get(ino)
-        there = self._database.one("SELECT 1 FROM xattr WHERE ino = ? AND name = ?", (ino, name)) is not None
+        there = self._xattr(ino, name) is not None
         if flags & XATTR_CREATE and there:
             raise fail(errno.EEXIST)
         if flags & XATTR_REPLACE and not there:
             raise fail(errno.ENODATA)
+        plain = False
+        if name in (acl.ACCESS, acl.DEFAULT):
+            permissions, plain = acl.mode_of(acl.parse(value))
+            if name == acl.ACCESS:
+                inode.mode = (inode.mode & ~0o777) | permissions
+            elif not inode.is_dir:
+                raise fail(errno.EACCES)
         self._database.begin()
-        self._database.run("INSERT OR REPLACE INTO xattr VALUES (?, ?, ?)", (ino, name, value))
+        if plain and name == acl.ACCESS:
+            self._database.run("DELETE FROM xattr WHERE ino = ? AND name = ?", (ino, name))
+        else:
+            self._set_xattr(ino, name, value)
         inode.ctime = time_ns()
         self._inodes.changed(inode)
-
-    def listxattr(self, ino: int) -> list[bytes]:
-        """Names of the extended attributes."""
-        self.get(ino)
-        return [bytes(row[0]) for row in self._database.all("SELECT name FROM xattr WHERE ino = ?", (ino,))]  # type: ignore[arg-type]
 
     def removexattr(self, ino: int, name: bytes) -> None:
         """Remove an extended attribute. Raises OSError(ENODATA)."""
@@ -251,10 +233,6 @@ class Filesystem:
         self._inodes.changed(inode)
 
     # -- content ----------------------------------------------------------------------------------
-
-    async def read(self, ino: int, size: int, offset: int) -> Buffer:
-        """Bytes of a regular file. Raises CorruptData, BackendError."""
-        return await self._data.read(self.get(ino), size, offset)
 
     async def write(self, ino: int, data: Buffer, offset: int) -> int:
         """Write to a regular file, which loses its set-user-id and set-group-id bits (write(2)).
@@ -285,10 +263,6 @@ class Filesystem:
         if not keep_size and not punch and offset + length > inode.size:
             await self._data.truncate(inode, offset + length)
 
-    def seek(self, ino: int, offset: int, *, hole: bool) -> int:
-        """SEEK_DATA or SEEK_HOLE. Raises OSError(ENXIO)."""
-        return self._data.next_data(self.get(ino), offset, hole=hole)
-
     # -- the whole --------------------------------------------------------------------------------
 
     @property
@@ -307,7 +281,7 @@ class Filesystem:
 
     def statfs(self) -> StatFs:
         """What statfs(2) says."""
-        blocks = self._data.limit or _UNLIMITED >> 12
+        blocks = self._data.limit or _UNLIMITED // BLOCK
         row = self._database.one("SELECT count(*) FROM inode")
         files = int(row[0]) if row else 0  # type: ignore[arg-type]
         free = max(0, blocks - self._data.used)
@@ -340,10 +314,6 @@ class Filesystem:
             self._remove(self.get(int(ino)))  # type: ignore[arg-type]
         discards, _ = self._data.left_over()
         await self._data.discard(discards)
-
-    def close(self) -> None:
-        """Close the database; what was not synced is dropped."""
-        self._database.close()
 
 
 @asynccontextmanager

@@ -1,0 +1,88 @@
+"""Reading file content: inline bytes and extents."""
+
+import errno
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from fusevol.api.io import Buffer
+from fusevol.fs.database import Database
+from fusevol.fs.inodes import Extent, Inode, fail
+from fusevol.fs.layout import BLOCK
+from fusevol.log import LogVolume, SnapshotView
+
+__all__ = ["FileReader"]
+
+_SHIFT = 12
+_MASK = BLOCK - 1
+
+
+class FileReader:
+    """Reads files of a live volume or of a snapshot."""
+
+    def __init__(self, volume: LogVolume | SnapshotView, database: Database) -> None:
+        self._volume: LogVolume | SnapshotView = volume
+        self._database = database
+
+    def extents(self, inode: Inode) -> list[Extent]:
+        """The extents of a file, sorted; loaded when first asked for."""
+        if inode.extents is None:
+            rows = self._database.all(
+                "SELECT block, address, count FROM extent WHERE ino = ? ORDER BY block", (inode.ino,)
+            )
+            inode.extents = [(int(b), int(a), int(c)) for b, a, c in rows]  # type: ignore[arg-type]
+        return inode.extents
+
+    def pieces(self, inode: Inode, block: int, count: int) -> Iterator[tuple[int, int, int]]:
+        """The range as (block, address, count), address 0 for holes."""
+        extents = self.extents(inode)
+        end = block + count
+        at = max(0, bisect_right(extents, block, key=lambda extent: extent[0]) - 1)
+        while block < end and at < len(extents):
+            start, address, length = extents[at]
+            at += 1
+            if start + length <= block:
+                continue
+            if start > block:
+                hole = min(start, end) - block
+                yield block, 0, hole
+                block += hole
+                if block >= end:
+                    return
+            size = min(start + length, end) - block
+            yield block, address + block - start, size
+            block += size
+        if block < end:
+            yield block, 0, end - block
+
+    async def read(self, inode: Inode, size: int, offset: int) -> Buffer:
+        """Bytes of the file; fewer only at its end."""
+        size = min(size, inode.size - offset)
+        if size <= 0:
+            return b""
+        if inode.data is not None:
+            return inode.data[offset : offset + size].ljust(size, b"\0")
+        first = offset >> _SHIFT
+        count = ((offset + size + _MASK) >> _SHIFT) - first
+        parts: list[Buffer] = []
+        for _, address, length in list(self.pieces(inode, first, count)):
+            if address:
+                parts.append(await self._volume.read(length << _SHIFT, address << _SHIFT))
+            else:
+                parts.append(bytes(length << _SHIFT))
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        start = offset & _MASK
+        return data if not start and len(data) == size else memoryview(data)[start : start + size]
+
+    def next_data(self, inode: Inode, offset: int, *, hole: bool) -> int:
+        """SEEK_DATA, SEEK_HOLE (lseek(2)). Raises OSError(ENXIO)."""
+        if offset >= inode.size or offset < 0:
+            raise fail(errno.ENXIO)
+        if inode.data is not None:
+            return inode.size if hole else offset
+        first = offset >> _SHIFT
+        for block, address, _ in self.pieces(inode, first, ((inode.size + _MASK) >> _SHIFT) - first):
+            if bool(address) != hole:
+                return max(offset, block << _SHIFT)
+        if hole:
+            return inode.size
+        raise fail(errno.ENXIO)

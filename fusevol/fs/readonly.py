@@ -1,0 +1,89 @@
+"""What can be asked of a filesystem without changing it: of the live one, and of a snapshot's."""
+
+import errno
+import stat
+from typing import NamedTuple
+
+from fusevol.api.io import Buffer
+from fusevol.fs.content import FileReader
+from fusevol.fs.database import Database
+from fusevol.fs.inodes import Inode, InodeTable, fail
+from fusevol.fs.names import Entry, Names
+from fusevol.log import LogVolume, SnapshotView
+
+__all__ = ["ReadOnlyFilesystem", "StatFs"]
+
+
+class StatFs(NamedTuple):
+    """Blocks of 4 KiB, in all and free; files, in all and free."""
+
+    blocks: int
+    free: int
+    files: int
+    files_free: int
+
+
+class ReadOnlyFilesystem:
+    """A filesystem to be read. Inode numbers are the handles; `layout.ROOT` is the root."""
+
+    def __init__(self, volume: LogVolume | SnapshotView, database: Database) -> None:
+        self.volume: LogVolume | SnapshotView = volume
+        self._database = database
+        self._inodes = InodeTable(database)
+        self._names = Names(database, self._inodes)
+        self._data: FileReader = FileReader(volume, database)
+        self.get = self._inodes.get
+
+    def lookup(self, parent: int, name: bytes) -> Inode:
+        """The inode of a name. Raises OSError(ENOENT, ENOTDIR, ENAMETOOLONG)."""
+        if name == b".":
+            return self.get(parent)
+        if name == b"..":
+            return self.get(self.get(parent).parent or parent)
+        return self._names.lookup(parent, name)
+
+    def _directory(self, ino: int) -> Inode:
+        inode = self.get(ino)
+        if not inode.is_dir:
+            raise fail(errno.ENOTDIR)
+        return inode
+
+    def readlink(self, ino: int) -> bytes:
+        """Target of a symbolic link. Raises OSError(EINVAL)."""
+        inode = self.get(ino)
+        if not stat.S_ISLNK(inode.mode) or inode.data is None:
+            raise fail(errno.EINVAL)
+        return inode.data
+
+    def entries(self, ino: int, after: int = 0, most: int = 1000) -> list[Entry]:
+        """Entries of a directory behind a cookie. Raises OSError(ENOTDIR)."""
+        return self._names.entries(self._directory(ino).ino, after, most)
+
+    def _xattr(self, ino: int, name: bytes) -> bytes | None:
+        row = self._database.one("SELECT value FROM xattr WHERE ino = ? AND name = ?", (ino, name))
+        return None if row is None else bytes(row[0])  # type: ignore[arg-type]
+
+    def getxattr(self, ino: int, name: bytes) -> bytes:
+        """Value of an extended attribute. Raises OSError(ENODATA)."""
+        value = self._xattr(ino, name)
+        if value is None:
+            raise fail(errno.ENODATA)
+        return value
+
+    def listxattr(self, ino: int) -> list[bytes]:
+        """Names of the extended attributes."""
+        self.get(ino)
+        rows = self._database.all("SELECT name FROM xattr WHERE ino = ?", (ino,))
+        return [bytes(row[0]) for row in rows]  # type: ignore[arg-type]
+
+    async def read(self, ino: int, size: int, offset: int) -> Buffer:
+        """Bytes of a regular file. Raises CorruptData, BackendError."""
+        return await self._data.read(self.get(ino), size, offset)
+
+    def seek(self, ino: int, offset: int, *, hole: bool) -> int:
+        """SEEK_DATA or SEEK_HOLE. Raises OSError(ENXIO)."""
+        return self._data.next_data(self.get(ino), offset, hole=hole)
+
+    def close(self) -> None:
+        """Close the database; what was not synced is dropped."""
+        self._database.close()
