@@ -1,0 +1,10 @@
+"""Volume drivers: what may be done to volumes.
+
+`local.LocalDriver` has the volumes of one state directory. Below it: `context` (a volume held for one operation),
+`snapshots`, `upkeep` (usage, checks, space), `attachment` (who has it mounted, and whether that is still so),
+`mounts` (what the kernel says) and `control` (driving a mounted volume).
+"""
+
+from fusevol.driver.local import LocalDriver
+
+__all__ = ["LocalDriver"]

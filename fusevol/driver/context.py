@@ -1,0 +1,226 @@
+"""What the parts of the driver share: the records, the backends, and a volume held for one operation."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from fusevol.api import Volume, VolumeState
+from fusevol.driver.attachment import believed, is_mounted, server_of, this_node
+from fusevol.driver.control import Control
+from fusevol.driver.mounts import detach_dead
+from fusevol.errors import (
+    CorruptData,
+    FusevolError,
+    ManifestConflict,
+    VolumeAttachedOnRemoteNode,
+    VolumeBusy,
+    VolumeNotFound,
+)
+from fusevol.home import DEFAULT_POOL, Home
+from fusevol.store import SqliteStore
+
+if TYPE_CHECKING:
+    from fusevol.backends.base import Backend
+    from fusevol.log import LogVolume
+
+__all__ = ["POOL_LABEL", "RESERVED_LABELS", "Context", "named", "pool_of"]
+
+T = TypeVar("T")
+
+#: Labels that begin so are the driver's own.
+RESERVED_LABELS = "fusevol."
+#: The pool that a volume is in.
+POOL_LABEL = "fusevol.pool"
+
+_ATTEMPTS = 5
+_LEFTOVER = (VolumeState.PENDING, VolumeState.DELETED)
+
+
+def pool_of(volume: Volume) -> str:
+    """The pool that a volume is in, or is to be made in."""
+    return volume.locator.volume_labels.get(POOL_LABEL, DEFAULT_POOL)
+
+
+class Context:
+    """One state directory, in use by this process."""
+
+    def __init__(self, home: Home, *, command: str = "") -> None:
+        self.home = home
+        self.store = SqliteStore(home.database, wait=home.config.lock_timeout, command=command)
+        self._backends: dict[str, Backend] = {}
+
+    def backend(self, pool_name: str) -> "Backend":
+        """The backend of a pool, opened when it is first asked for."""
+        from fusevol.backends import open_backend
+
+        if pool_name not in self._backends:
+            pool = self.home.pool(pool_name)
+            try:
+                self._backends[pool_name] = open_backend(pool.backend, **pool.attributes)
+            except FusevolError as error:
+                error.args = (f'pool "{pool_name}": {error}',)
+                raise
+        return self._backends[pool_name]
+
+    def backend_of(self, volume: Volume) -> "Backend":
+        """The backend that holds a volume."""
+        return self.backend(pool_of(volume))
+
+    async def aclose(self) -> None:
+        """Let go of backends and records."""
+        with trio.CancelScope(shield=True):
+            for backend in self._backends.values():
+                await backend.aclose()
+            self._backends.clear()
+            await self.store.aclose()
+
+    # -- records ----------------------------------------------------------------------------------
+
+    async def change(self, volume_id: str, change: Callable[[Volume], Volume]) -> Volume:
+        """Change a record by compare-and-swap, again if others were faster. `change` may raise to give up."""
+        for _ in range(_ATTEMPTS):
+            before = await self.store.get_vol(volume_id)
+            after = change(before)
+            if after == before:
+                return before
+            with suppress(ManifestConflict):
+                await self.store.update_vol(after, before)
+                return after
+        raise VolumeBusy(f'the record of volume "{volume_id}" keeps changing', hint="try again")
+
+    # -- holding a volume -------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def lock(self, volume: Volume) -> AsyncIterator[None]:
+        """Hold a volume's lock. Errors inside that name it by id name it by name when they leave."""
+        with named(volume):
+            token = await self.store.lock(volume.id)
+            try:
+                yield
+            finally:
+                await self.store.unlock(token)
+
+    @asynccontextmanager
+    async def hold(self, volume_id: str) -> AsyncIterator[Volume]:
+        """Hold a volume for one operation, and give its record, as far as that is true.
+
+        What an interrupted creation or deletion left of it is removed first; then there is no such volume.
+
+        Raises VolumeNotFound, VolumeBusy, VolumeAttachedOnRemoteNode.
+        """
+        seen = await self.store.get_vol(volume_id)
+        async with self.lock(seen):
+            record = await self.store.get_vol(volume_id)
+            if record.state in _LEFTOVER:
+                await self.remove(record)
+                interrupted = "creation" if record.state is VolumeState.PENDING else "deletion"
+                raise VolumeNotFound(
+                    f'volume "{record.locator.name}" does not exist: its {interrupted} was interrupted; '
+                    "what was left of it is removed now"
+                )
+            yield await self._reconcile(record)
+
+    async def _reconcile(self, record: Volume) -> Volume:
+        """Write down that a volume is detached, if its server has died, and take away the dead mount."""
+        if record.attached_on and record.attached_on != this_node():
+            raise VolumeAttachedOnRemoteNode(
+                f'volume "{record.locator.name}" is attached on {record.attached_on}', hint="detach it there"
+            )
+        truth = believed(record)
+        if truth.state is VolumeState.DETACHED and record.state is not VolumeState.DETACHED:
+            for path in record.attach_path:
+                await trio.to_thread.run_sync(detach_dead, path)
+            return await self.change(record.id, believed)
+        return truth
+
+    def control(self, volume: Volume) -> Control | None:
+        """The way to the process that serves a held volume; None where none does.
+
+        Raises VolumeBusy where such a process is there, but its mount is not, or not yet.
+        """
+        server = server_of(volume)
+        if server is None or volume.state not in (VolumeState.ATTACHED, VolumeState.DETACHING):
+            return None
+        if not is_mounted(volume):
+            raise VolumeBusy(
+                f'volume "{volume.locator.name}" is being mounted or unmounted by {server}',
+                hint="try again in a moment",
+            )
+        return Control(volume.attach_path[0], volume.locator.name)
+
+    def refuse_if_mounted(self, volume: Volume, what: str) -> None:
+        """Raise VolumeBusy for a volume that is attached; `what` says what cannot be done."""
+        if volume.attached_on:
+            where = f"mounted on {volume.attach_path[0]}" if volume.attach_path else "attached"
+            raise VolumeBusy(
+                f'volume "{volume.locator.name}" is {where}, and cannot be {what}', hint="unmount it first"
+            )
+
+    # -- the log ----------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def writing(self, volume: Volume) -> AsyncIterator["LogVolume"]:
+        """Attach the log of a held volume that is not mounted."""
+        self.refuse_if_mounted(volume, "opened")
+        async with self._open(volume, read_only=False) as log:
+            yield log
+
+    async def look(self, volume: Volume, work: Callable[["LogVolume"], Awaitable[T]]) -> T:
+        """Run `work` on the log of a volume, opened for reading: as it was at its last barrier, or later.
+
+        The volume need not be held, and may be mounted. Whoever has it open may give back what is being read; what
+        then looks like damage is gone the next time, since the volume does not refer to it any more.
+        """
+        if volume.state in _LEFTOVER:
+            raise VolumeBusy(f'volume "{volume.locator.name}" is being created or deleted')
+        for _ in range(_ATTEMPTS):
+            try:
+                async with self._open(volume, read_only=True) as log:
+                    return await work(log)
+            except CorruptData as error:
+                failure = error
+        raise failure
+
+    @asynccontextmanager
+    async def _open(self, volume: Volume, *, read_only: bool) -> AsyncIterator["LogVolume"]:
+        from fusevol.log import open_volume
+
+        opened = False
+        with named(volume):
+            try:
+                async with open_volume(self.backend_of(volume), volume.id, read_only=read_only) as log:
+                    opened = True
+                    yield log
+            except VolumeNotFound as error:
+                if opened:
+                    raise
+                raise CorruptData(
+                    f'the data of volume "{volume.locator.name}" is missing from pool "{pool_of(volume)}"',
+                    hint=f"if it is lost for good, remove the record: fusevol rm {volume.locator.name}",
+                ) from error
+
+    async def remove(self, volume: Volume) -> None:
+        """Delete the data of a held volume, and its record. Does nothing that was done before."""
+        from fusevol.log import delete_volume
+
+        with suppress(VolumeNotFound):
+            await delete_volume(self.backend_of(volume), volume.id)
+        for child in await self.store.children(volume.id):
+            if child.is_snapshot:
+                with suppress(VolumeNotFound):
+                    await self.store.delete_vol(child.id)
+        with suppress(VolumeNotFound):
+            await self.store.delete_vol(volume.id)
+
+
+@contextmanager
+def named(volume: Volume) -> Iterator[None]:
+    """Let errors name the volume as its users do, not by id."""
+    try:
+        yield
+    except FusevolError as error:
+        if volume.locator.name and volume.id in str(error):
+            error.args = (str(error).replace(volume.id, volume.locator.name),)
+        raise

@@ -1,0 +1,137 @@
+"""Control: a mounted volume driven through the control directory of its mount."""
+
+import errno
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+import trio
+
+from fusevol.errors import (
+    AlreadyExists,
+    BackendError,
+    FusevolError,
+    InvalidArgument,
+    NoSpace,
+    NotSupported,
+    ReadOnly,
+    SnapshotNotFound,
+    VolumeBusy,
+    VolumeDetached,
+)
+
+__all__ = ["CONTROL_DIRECTORY", "Control"]
+
+T = TypeVar("T")
+
+CONTROL_DIRECTORY = ".fusevol"
+
+#: Seconds after which a mount that does not answer is given up.
+_PATIENCE = 60.0
+
+_ERRORS: dict[int, type[FusevolError]] = {
+    errno.EEXIST: AlreadyExists,
+    errno.ENOENT: SnapshotNotFound,
+    errno.EINVAL: InvalidArgument,
+    errno.EBUSY: VolumeBusy,
+    errno.ENOSPC: NoSpace,
+    errno.EROFS: ReadOnly,
+    errno.EOPNOTSUPP: NotSupported,
+    errno.ENOTCONN: VolumeDetached,
+}
+
+
+class Control:
+    """The control files of one mount.
+
+    A command is one write(2) of one line, whose errno says what went wrong; an answer is a read of the same file.
+    Files are touched in a thread that is given up when the mount does not answer, so nothing here hangs for ever.
+    """
+
+    def __init__(self, mount_path: str, name: str, *, patience: float = _PATIENCE) -> None:
+        """name: what errors call the volume."""
+        self.path = Path(mount_path) / CONTROL_DIRECTORY
+        self.name = name
+        self._patience = patience
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        with trio.move_on_after(self._patience):
+            return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+        raise VolumeBusy(
+            f'the mount of volume "{self.name}" on {self.path.parent} has not answered for {self._patience:g} seconds'
+        )
+
+    async def write(self, file: str, line: str, what: str) -> None:
+        """Give a command; `what` says in an error what could not be done."""
+
+        def work() -> None:
+            try:
+                fd = os.open(self.path / file, os.O_WRONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise NotSupported(f'the mount of volume "{self.name}" has no control file {file}') from None
+            except OSError as error:
+                self._fail(error, what)
+            try:
+                os.write(fd, line.encode() + b"\n")
+            except OSError as error:
+                self._fail(error, what)
+            finally:
+                os.close(fd)
+
+        await self._in_thread(work)
+
+    async def read(self, file: str) -> bytes:
+        """What a control file says."""
+
+        def work() -> bytes:
+            try:
+                return (self.path / file).read_bytes()
+            except FileNotFoundError:
+                raise NotSupported(f'the mount of volume "{self.name}" has no control file {file}') from None
+            except OSError as error:
+                self._fail(error, f"{file} could not be read")
+
+        return await self._in_thread(work)
+
+    def _fail(self, error: OSError, what: str) -> NoReturn:
+        kind = _ERRORS.get(error.errno or 0, BackendError)
+        reason = error.strerror or str(error)
+        raise kind(f'volume "{self.name}": {what}: {reason[:1].lower() + reason[1:]}') from error
+
+    async def read_json(self, file: str) -> dict[str, Any]:
+        """What a control file says, where that is a JSON object."""
+        try:
+            return msgspec.json.decode(await self.read(file), type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise BackendError(f'the control file {file} of volume "{self.name}" makes no sense: {error}') from error
+
+    async def snapshot(self, name: str, labels: Mapping[str, str]) -> None:
+        """Take a snapshot of all that was written before the call."""
+        words = [name, *(f"{key}={value}" for key, value in labels.items())]
+        await self.write("snapshot", " ".join(words), f"snapshot {name} could not be taken")
+
+    async def restore(self, name: str) -> None:
+        """Turn the live mount to a snapshot."""
+        await self.write("restore", name, f"snapshot {name} could not be restored")
+
+    async def delete_snapshot(self, name: str) -> None:
+        """Delete a snapshot."""
+        await self.write("delete-snapshot", name, f"snapshot {name} could not be deleted")
+
+    async def resize(self, size: int) -> None:
+        """Change how many bytes the volume may hold; 0 for no limit."""
+        await self.write("size", str(size), "its size could not be changed")
+
+    async def flush(self) -> None:
+        """Make everything durable."""
+        await self.write("flush", "1", "it could not be flushed")
+
+    async def used_size(self) -> int:
+        """Bytes that the volume takes up."""
+        text = await self.read("used_size")
+        try:
+            return int(text)
+        except ValueError:
+            raise BackendError(f'the control file used_size of volume "{self.name}" makes no sense') from None

@@ -1,0 +1,366 @@
+"""LocalDriver: the volumes of one state directory, on this host."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import msgspec
+import trio
+
+from fusevol.api import (
+    DriverType,
+    Enumerator,
+    LocatorUpdate,
+    SnapshotDriver,
+    Source,
+    SpecUpdate,
+    Volume,
+    VolumeLocator,
+    VolumeRef,
+    VolumeSpec,
+    VolumeState,
+    VolumeStatus,
+    check_name,
+    parse_volume_ref,
+)
+from fusevol.driver.attachment import believed
+from fusevol.driver.context import POOL_LABEL, Context, pool_of
+from fusevol.driver.snapshots import CLONE_LABEL, Snapshots
+from fusevol.driver.specs import check_labels, check_spec, own_labels
+from fusevol.driver.upkeep import Upkeep
+from fusevol.errors import (
+    AlreadyExists,
+    BackendError,
+    CorruptData,
+    FusevolError,
+    InvalidArgument,
+    NotSupported,
+    VolumeBusy,
+    VolumeHasSnapshots,
+    VolumeNotFound,
+)
+from fusevol.home import Home
+
+__all__ = ["LocalDriver"]
+
+_ATTEMPTS = 5
+_NAMES_SHOWN = 5
+
+
+class LocalDriver(SnapshotDriver, Enumerator):
+    """Making, finding, changing and deleting volumes. Snapshots and restore; `upkeep` has the care of data.
+
+    The record of a volume is written before its data, and removed after it; in between it is `pending` or
+    `deleted`. What a process left there when it died is removed by whoever meets it next: the lock tells that
+    nobody is at work on it any more.
+
+    Used as an asynchronous context manager, or closed with `shutdown`.
+    """
+
+    name = "local"
+    type = DriverType.FILE
+
+    def __init__(self, home: Home, *, command: str = "") -> None:
+        """command: what this process is doing, for those who find a volume in use by it."""
+        self.context = Context(home, command=command)
+        self.store = self.context.store
+        self.snapshots = Snapshots(self.context)
+        self.upkeep = Upkeep(self.context, self.snapshots)
+
+    async def __aenter__(self) -> "LocalDriver":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.shutdown()
+
+    async def shutdown(self) -> None:
+        """Let go of everything that is held. Mounts stay. Calling it again is harmless."""
+        await self.context.aclose()
+
+    # -- finding ----------------------------------------------------------------------------------
+
+    async def resolve(self, ref: VolumeRef | str) -> Volume:
+        """The volume, or with `volume@snapshot` the snapshot, of that name or id.
+
+        Raises VolumeNotFound, SnapshotNotFound, InvalidArgument.
+        """
+        ref = parse_volume_ref(ref) if isinstance(ref, str) else ref
+        found = await self.inspect([ref.volume])
+        if not found:
+            raise VolumeNotFound(f'volume "{ref.volume}" does not exist', hint="to see those that do: fusevol ls")
+        return found[0] if ref.snapshot is None else await self.snapshots.find(found[0], ref.snapshot)
+
+    async def inspect(self, volume_ids: Sequence[str]) -> list[Volume]:
+        """The volumes of those ids or names, as far as there are any."""
+        return [believed(volume) for volume in await self.store.inspect(volume_ids)]
+
+    async def enumerate(
+        self, locator: VolumeLocator | None = None, labels: Mapping[str, str] | None = None
+    ) -> list[Volume]:
+        """The volumes, snapshots and clones that match all that is given, as far as they were recorded."""
+        return [believed(volume) for volume in await self.store.enumerate(locator, labels)]
+
+    async def snap_enumerate(
+        self, volume_ids: Sequence[str] | None = None, snap_labels: Mapping[str, str] | None = None
+    ) -> list[Volume]:
+        """The snapshots and clones made directly of those volumes, or of any where None is given."""
+        return [believed(volume) for volume in await self.store.snap_enumerate(volume_ids, snap_labels)]
+
+    # -- creating ---------------------------------------------------------------------------------
+
+    async def create(
+        self, locator: VolumeLocator, source: Source | None, spec: VolumeSpec, *, exist_ok: bool = True
+    ) -> str:
+        """Make a volume and return its id, as `ProtoDriver.create` says. Its filesystem is made by the first mount.
+
+        The label `fusevol.pool` chooses the pool; a clone is in its parent's. Without a size, a clone has its
+        parent's. exist_ok: a volume of that name, size and parent that is there already is the one asked for.
+        """
+        check_name(locator.name, "the name of a volume")
+        check_labels(locator.volume_labels, pool=True)
+        check_spec(spec)
+        record = Volume(
+            id=str(uuid.uuid4()),
+            locator=msgspec.structs.replace(locator, volume_ids=()),
+            source=source or Source(),
+            ctime=datetime.now(UTC),
+            spec=spec,
+            format=spec.format,
+            status=VolumeStatus.DOWN,
+            state=VolumeState.PENDING,
+        )
+        parent = await self._parent_of(record)
+        record = _inherit(record, parent) if parent else _in_pool(record, pool_of(record))
+        if not self.context.backend_of(record).traits.durable:
+            raise NotSupported(
+                f'pool "{pool_of(record)}" keeps nothing once this process ends', hint="choose another with --pool"
+            )
+        for _ in range(_ATTEMPTS):
+            existing = await self.store.named(locator.name)
+            if existing is None:
+                with suppress(AlreadyExists):
+                    return await self._create(record, parent)
+            elif existing.state in (VolumeState.PENDING, VolumeState.DELETED):
+                # Wait for whoever is at it, or remove what was left of it.
+                with suppress(VolumeNotFound):
+                    async with self.context.hold(existing.id):
+                        pass
+            elif exist_ok and existing.spec.size == record.spec.size and existing.source == record.source:
+                return existing.id
+            else:
+                raise AlreadyExists(f'volume "{locator.name}" exists already')
+        raise VolumeBusy(f'volume "{locator.name}" is made and deleted all the time by others', hint="try again")
+
+    async def _parent_of(self, record: Volume) -> Volume | None:
+        """The volume or snapshot that a record says it is a clone of."""
+        if record.source.seed:
+            raise NotSupported("seed: this driver does not import volumes")
+        if not record.source.parent:
+            return None
+        return believed(await self.store.get_vol(record.source.parent))
+
+    async def _create(self, record: Volume, parent: Volume | None) -> str:
+        from fusevol.log import clone_volume, create_volume
+
+        backend, origin = self.context.backend_of(record), ""
+        async with self.context.lock(record):
+            await self.store.create_vol(record)
+            try:
+                if parent is None:
+                    await create_volume(backend, record.id)
+                else:
+                    origin = parent.source.parent if parent.is_snapshot else parent.id
+                    snapshot = parent.locator.name
+                    if not parent.is_snapshot:
+                        snapshot = await self.snapshots.take_for_clone(parent.id, record.id)
+                    await clone_volume(backend, origin, snapshot, record.id)
+                await self.context.change(record.id, _available)
+            except BaseException as error:
+                with trio.CancelScope(shield=True):
+                    # What cannot be removed now is left as `pending`.
+                    with suppress(FusevolError):
+                        await self.context.remove(record)
+                    if origin:
+                        await self.snapshots.drop_for_clone(origin, record.id)
+                if isinstance(error, AlreadyExists):
+                    # Not of the record: that would have been raised before.
+                    raise BackendError(str(error)) from error
+                raise
+        return record.id
+
+    # -- deleting ---------------------------------------------------------------------------------
+
+    async def delete(self, volume_id: str, *, with_snapshots: bool = False) -> None:
+        """Delete a volume or snapshot and all it holds. with_snapshots: the volume's snapshots as well.
+
+        Raises VolumeNotFound, VolumeHasSnapshots while snapshots or clones depend on it, VolumeBusy while it is
+        mounted or sticky.
+        """
+        record = await self.store.get_vol(volume_id)
+        if record.is_snapshot:
+            await self._delete_snapshot(record)
+            return
+        async with self.context.hold(volume_id) as volume:
+            name = volume.locator.name
+            self.context.refuse_if_mounted(volume, "deleted")
+            if volume.spec.sticky:
+                raise VolumeBusy(f'volume "{name}" is sticky', hint=f"to let it go: fusevol set {name} --no-sticky")
+            await self._refuse_if_needed(volume, with_snapshots=with_snapshots)
+            await self.context.change(volume_id, _deleted)
+            try:
+                await self.context.remove(volume)
+            except VolumeHasSnapshots:
+                # Of a clone that has no record here.
+                await self.context.change(volume_id, lambda _: volume)
+                raise
+        if volume.source.parent:
+            await self.snapshots.drop_for_clone(volume.source.parent, volume_id)
+
+    async def _refuse_if_needed(self, volume: Volume, *, with_snapshots: bool) -> None:
+        try:
+            snapshots = await self.snapshots.of(volume)
+        except CorruptData:
+            # Damaged volumes can be deleted as well.
+            snapshots = [child for child in await self.store.children(volume.id) if child.is_snapshot]
+        clones = [child for child in await self.store.children(volume.id) if not child.is_snapshot]
+        for snapshot in snapshots:
+            clones += await self.store.children(snapshot.id)
+        name = volume.locator.name
+        if clones:
+            raise VolumeHasSnapshots(f'volume "{name}" has clones: {_names(clones)}', hint="delete its clones first")
+        left = [snapshot for snapshot in snapshots if not await self.snapshots.is_stale(snapshot)]
+        if left and not with_snapshots:
+            raise VolumeHasSnapshots(
+                f'volume "{name}" has snapshots: {_names(left)}',
+                hint=f"to delete them as well: fusevol rm --snapshots {name}",
+            )
+
+    async def _delete_snapshot(self, snapshot: Volume) -> None:
+        async with self.context.hold(snapshot.source.parent) as volume:
+            # Its name may have been given to another one since.
+            snapshot = await self.snapshots.find(volume, snapshot.id)
+            clones = await self.store.children(snapshot.id)
+            clone_id = snapshot.locator.volume_labels.get(CLONE_LABEL)
+            if clone_id and not await self.snapshots.is_stale(snapshot):
+                clones.append(await self.store.get_vol(clone_id))
+            if clones:
+                ref = VolumeRef(volume.locator.name, snapshot.locator.name)
+                raise VolumeHasSnapshots(f'snapshot "{ref}" has clones: {_names(clones)}', hint="delete them first")
+            await self.snapshots.delete(volume, snapshot.locator.name)
+
+    # -- changing ---------------------------------------------------------------------------------
+
+    async def set(self, volume_id: str, locator: LocatorUpdate | None, spec: SpecUpdate | None) -> None:
+        """Change a volume's name, labels or spec, as `ProtoDriver.set` says."""
+        locator, spec = locator or LocatorUpdate(), spec or SpecUpdate()
+        check_labels(locator.volume_labels)
+        if (await self.store.get_vol(volume_id)).is_snapshot:
+            raise NotSupported("a snapshot cannot be changed", hint="make a clone of it and change that")
+
+        def change(volume: Volume) -> Volume:
+            changed = msgspec.structs.replace(
+                volume, locator=locator.apply_to(volume.locator), spec=spec.apply_to(volume.spec)
+            )
+            check_spec(changed.spec)
+            return changed
+
+        async with self.context.hold(volume_id) as volume:
+            old, new = volume.spec.size, change(volume).spec.size
+            if new != old:
+                await self._check_size(volume, new)
+                if control := self.context.control(volume):
+                    await control.resize(new)
+            await self.context.change(volume_id, change)
+
+    async def _check_size(self, volume: Volume, size: int) -> None:
+        if size == 0 or (volume.spec.size and size > volume.spec.size):
+            return
+        live = (await self.upkeep.usage(volume)).live
+        if size < live:
+            raise InvalidArgument(f'volume "{volume.locator.name}" holds {live} bytes, and cannot be made smaller')
+
+    # -- snapshots --------------------------------------------------------------------------------
+
+    async def snapshot(self, volume_id: str, *, readonly: bool, locator: VolumeLocator) -> str:
+        """Make a snapshot of a volume, or a clone, as `SnapshotDriver.snapshot` says."""
+        check_name(locator.name, "the name of a snapshot" if readonly else "the name of a volume")
+        check_labels(locator.volume_labels)
+        record = await self.store.get_vol(volume_id)
+        if not readonly:
+            spec = msgspec.structs.replace(record.spec, sticky=False)
+            return await self.create(locator, Source(parent=volume_id), spec, exist_ok=False)
+        if record.is_snapshot:
+            raise NotSupported("a snapshot of a snapshot would be the same", hint="make a clone of it")
+        async with self.context.hold(volume_id) as volume:
+            return (await self.snapshots.take(volume, locator.name, dict(locator.volume_labels))).id
+
+    async def restore(self, volume_id: str, snapshot_id: str) -> None:
+        """Give a volume the contents of one of its snapshots, as `SnapshotDriver.restore` says."""
+        await self.restore_keeping(volume_id, snapshot_id)
+
+    async def restore_keeping(self, volume_id: str, snapshot_id: str) -> Volume:
+        """Restore, and return the snapshot of what was there before, which is taken at the same moment."""
+        async with self.context.hold(volume_id) as volume:
+            if volume.is_snapshot:
+                raise NotSupported("a snapshot cannot be changed", hint="make a clone of it and change that")
+            snapshot = await self.store.get_vol(snapshot_id)
+            if not snapshot.is_snapshot or snapshot.source.parent != volume_id:
+                raise InvalidArgument(
+                    f'"{snapshot.locator.name}" is not a snapshot of volume "{volume.locator.name}"',
+                )
+            snapshot = await self.snapshots.find(volume, snapshot_id)
+            return await self.snapshots.restore(volume, snapshot.locator.name)
+
+    # -- the whole --------------------------------------------------------------------------------
+
+    async def used_size(self, volume_id: str) -> int:
+        """Bytes that a volume takes up now, as far as they are durable."""
+        return (await self.upkeep.usage(await self.store.get_vol(volume_id))).total
+
+    async def status(self) -> list[tuple[str, str]]:
+        """How the driver is, as pairs of key and value for people."""
+        found = await self.upkeep.overview()
+        return [
+            ("home", found.home),
+            ("volumes", str(found.volumes)),
+            ("mounted", str(found.mounted)),
+            ("pools", ", ".join(pool.name for pool in found.pools)),
+            ("problems", "; ".join(found.problems) or "none"),
+        ]
+
+
+def _inherit(record: Volume, parent: Volume) -> Volume:
+    """The record of a clone: in its parent's pool, with its labels, and its size unless it has one."""
+    pool, size = pool_of(parent), record.spec.size
+    if record.locator.volume_labels.get(POOL_LABEL, pool) != pool:
+        raise NotSupported(f'a clone of "{parent.locator.name}" can only be in the same pool, "{pool}"')
+    if parent.state in (VolumeState.PENDING, VolumeState.DELETED):
+        raise VolumeNotFound(f'volume "{parent.locator.name}" is being created or deleted')
+    if size and size < parent.spec.size:
+        raise InvalidArgument(f'a clone of "{parent.locator.name}" cannot be smaller than its {parent.spec.size} bytes')
+    record = _in_pool(record, pool)
+    locator = msgspec.structs.replace(
+        record.locator, volume_labels={**own_labels(parent), **record.locator.volume_labels}
+    )
+    spec = msgspec.structs.replace(record.spec, size=size or parent.spec.size)
+    return msgspec.structs.replace(record, locator=locator, spec=spec, format=parent.format)
+
+
+def _in_pool(record: Volume, pool: str) -> Volume:
+    labels = {**record.locator.volume_labels, POOL_LABEL: pool}
+    return msgspec.structs.replace(record, locator=msgspec.structs.replace(record.locator, volume_labels=labels))
+
+
+def _available(volume: Volume) -> Volume:
+    return msgspec.structs.replace(volume, state=VolumeState.AVAILABLE, status=VolumeStatus.UP)
+
+
+def _deleted(volume: Volume) -> Volume:
+    return msgspec.structs.replace(volume, state=VolumeState.DELETED, status=VolumeStatus.DOWN)
+
+
+def _names(volumes: Sequence[Volume]) -> str:
+    names = sorted({volume.locator.name for volume in volumes})
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,149 @@
+"""Snapshots: in the log of their volume, and as records beside it.
+
+The log has the truth. A snapshot's id is derived from that of its volume and its number in the log, which is never
+given twice; so records can be made from the log at any time, by anybody, and nothing is lost where a process dies
+between the two. They serve to answer queries without opening logs.
+"""
+
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fusevol.api import Source, Volume, VolumeLocator, VolumeState, VolumeStatus
+from fusevol.driver.context import POOL_LABEL, Context, pool_of
+from fusevol.errors import AlreadyExists, FusevolError, SnapshotNotFound, VolumeNotFound
+
+if TYPE_CHECKING:
+    from fusevol.log import LogVolume, Snapshot
+
+__all__ = ["AUTO_LABEL", "CLONE_LABEL", "Snapshots", "snapshot_record"]
+
+#: Label of a snapshot that was taken for a clone of the live volume; its value is the clone's id.
+CLONE_LABEL = "fusevol.clone"
+#: Label of a snapshot that nobody asked for; its value says why it was taken.
+AUTO_LABEL = "fusevol.auto"
+
+
+def snapshot_record(volume: Volume, snapshot: "Snapshot") -> Volume:
+    """The record of a snapshot of `volume`."""
+    labels = {**snapshot.labels, POOL_LABEL: pool_of(volume)}
+    if snapshot.auto:
+        labels[AUTO_LABEL] = "restore"
+    elif CLONE_LABEL in labels:
+        labels[AUTO_LABEL] = "clone"
+    return Volume(
+        id=str(uuid.uuid5(uuid.UUID(volume.id), str(snapshot.id))),
+        locator=VolumeLocator(name=snapshot.name, volume_labels=labels),
+        source=Source(parent=volume.id),
+        readonly=True,
+        ctime=datetime.fromtimestamp(snapshot.created // 1000 / 1e6, UTC),
+        spec=msgspec.structs.replace(volume.spec, sticky=False),
+        format=volume.format,
+        status=VolumeStatus.UP,
+        state=VolumeState.AVAILABLE,
+    )
+
+
+class Snapshots:
+    """The snapshots of volumes: taking, listing, restoring, deleting them."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def of(self, volume: Volume) -> list[Volume]:
+        """All snapshots of a volume, oldest first, as its log has them. The records are brought up to date."""
+
+        async def list_them(log: "LogVolume") -> list["Snapshot"]:
+            return log.snapshots()
+
+        found = await self._context.look(volume, list_them)
+        records = [snapshot_record(volume, snapshot) for snapshot in found]
+        await self._record(volume, records)
+        return records
+
+    async def _record(self, volume: Volume, snapshots: Iterable[Volume]) -> None:
+        store = self._context.store
+        wanted = {snapshot.id: snapshot for snapshot in snapshots}
+        known = {child.id for child in await store.children(volume.id) if child.is_snapshot}
+        # Somebody else may be doing the same. First what is gone: its name may have been given again.
+        for snapshot_id in known - wanted.keys():
+            with suppress(VolumeNotFound):
+                await store.delete_vol(snapshot_id)
+        for snapshot_id in wanted.keys() - known:
+            with suppress(AlreadyExists):
+                await store.create_vol(wanted[snapshot_id])
+
+    async def find(self, volume: Volume, name: str) -> Volume:
+        """A snapshot by name or id. Raises SnapshotNotFound."""
+        for snapshot in await self.of(volume):
+            if name in (snapshot.locator.name, snapshot.id):
+                return snapshot
+        raise SnapshotNotFound(
+            f'volume "{volume.locator.name}" has no snapshot "{name}"',
+            hint=f"to see those it has: fusevol snapshots {volume.locator.name}",
+        )
+
+    async def take(self, volume: Volume, name: str, labels: dict[str, str]) -> Volume:
+        """Take a snapshot of a held volume, with all that was written to it before the call."""
+        if any(snapshot.locator.name == name for snapshot in await self.of(volume)):
+            raise AlreadyExists(f'volume "{volume.locator.name}" has a snapshot "{name}" already')
+        if control := self._context.control(volume):
+            await control.snapshot(name, labels)
+        else:
+            async with self._context.writing(volume) as log:
+                await log.snapshot(name, labels)
+        return await self.find(volume, name)
+
+    async def restore(self, volume: Volume, name: str) -> Volume:
+        """Turn a held volume to one of its snapshots; return the snapshot of what was there before."""
+        before = {snapshot.id for snapshot in await self.of(volume)}
+        if control := self._context.control(volume):
+            await control.restore(name)
+        else:
+            async with self._context.writing(volume) as log:
+                await log.restore(name)
+        made = [snapshot for snapshot in await self.of(volume) if snapshot.id not in before]
+        return next((snapshot for snapshot in made if snapshot.locator.volume_labels.get(AUTO_LABEL)), made[-1])
+
+    async def delete(self, volume: Volume, name: str) -> None:
+        """Delete a snapshot of a held volume."""
+        if control := self._context.control(volume):
+            await control.delete_snapshot(name)
+        else:
+            async with self._context.writing(volume) as log:
+                await log.delete_snapshot(name)
+        await self.of(volume)
+
+    # -- those taken for clones -------------------------------------------------------------------
+
+    async def take_for_clone(self, volume_id: str, clone_id: str) -> str:
+        """Take the snapshot that a clone of the live volume starts from; return its name."""
+        name = f"clone-{clone_id[:8]}"
+        async with self._context.hold(volume_id) as volume:
+            await self.take(volume, name, {CLONE_LABEL: clone_id})
+        return name
+
+    async def drop_for_clone(self, volume_id: str, clone_id: str) -> None:
+        """Delete the snapshot that was taken for a clone, which is gone, if there is one; `gc` does it otherwise."""
+        with suppress(FusevolError):
+            children = await self._context.store.children(volume_id)
+            if not any(child.locator.volume_labels.get(CLONE_LABEL) == clone_id for child in children):
+                return
+            async with self._context.hold(volume_id) as volume:
+                for snapshot in await self.of(volume):
+                    if snapshot.locator.volume_labels.get(CLONE_LABEL) == clone_id:
+                        await self.delete(volume, snapshot.locator.name)
+
+    async def is_stale(self, snapshot: Volume) -> bool:
+        """Whether a snapshot was taken for a clone that does not exist."""
+        clone_id = snapshot.locator.volume_labels.get(CLONE_LABEL)
+        if clone_id is None:
+            return False
+        with suppress(VolumeNotFound):
+            await self._context.store.get_vol(clone_id)
+            return False
+        return True

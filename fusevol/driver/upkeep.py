@@ -1,0 +1,275 @@
+"""The care of data: what volumes take up, whether it is sound, and giving back what nobody needs."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from fusevol.api import Volume, VolumeState
+from fusevol.driver.attachment import believed
+from fusevol.driver.context import Context, pool_of
+from fusevol.driver.mounts import is_dead, our_mounts
+from fusevol.driver.snapshots import Snapshots
+from fusevol.errors import CorruptData, FusevolError, VolumeBusy, VolumeNotFound
+
+if TYPE_CHECKING:
+    from fusevol.log import Damage, LogVolume, ScrubReport
+
+__all__ = ["CheckReport", "Overview", "PoolState", "Problem", "Reclaimed", "SnapshotSize", "Upkeep", "VolumeUsage"]
+
+#: Called with the bytes verified so far, and about how many there are.
+Progress = Callable[[int, int], None]
+
+_BLOCK = 4096
+
+
+class SnapshotSize(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of a snapshot: all it refers to, and what deleting it would give back."""
+
+    name: str
+    referenced: int
+    exclusive: int
+
+
+class VolumeUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of a volume, exact to the block of 4 KiB, as of its last barrier.
+
+    live: mapped by the live tree. inherited: of these, those that it reads from the volume it was cloned from.
+    data: own data, of the live tree or snapshots. in_snapshots: those of them that only snapshots hold.
+    metadata: maps and records of the log. reclaimable: dead, to be given back. total: data, metadata, reclaimable.
+    """
+
+    live: int
+    inherited: int
+    data: int
+    in_snapshots: int
+    metadata: int
+    reclaimable: int
+    total: int
+    snapshots: tuple[SnapshotSize, ...] = ()
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is not as it should be.
+
+    what: in words. offset, size: the bytes of the volume concerned, where it is about bytes. holders: who has
+    them: "live", and snapshots by name.
+    """
+
+    what: str
+    offset: int | None = None
+    size: int | None = None
+    holders: tuple[str, ...] = ()
+
+
+class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check or scrub found: bytes of data verified, and all problems."""
+
+    verified: int
+    problems: tuple[Problem, ...]
+
+
+class Reclaimed(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one volume, or leftover, in a gc. freed: bytes given back. note: where it was passed over."""
+
+    name: str
+    freed: int = 0
+    note: str = ""
+
+
+class PoolState(msgspec.Struct, frozen=True, kw_only=True):
+    """A pool: its backend, its parameters, the volumes in it. orphans: ids of data without a record here.
+
+    error: why it cannot be used, in one line; empty where it can.
+    """
+
+    name: str
+    backend: str
+    attributes: dict[str, object]
+    volumes: int = 0
+    orphans: tuple[str, ...] = ()
+    error: str = ""
+
+
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """A state directory at a glance. problems: what somebody should look at, a line each."""
+
+    home: str
+    version: str
+    volumes: int
+    snapshots: int
+    mounted: int
+    in_use: tuple[str, ...]
+    pools: tuple[PoolState, ...]
+    problems: tuple[str, ...]
+
+
+class Upkeep:
+    """Usage, checks and space of volumes. What only reads holds no lock, and works on mounted volumes as well."""
+
+    def __init__(self, context: Context, snapshots: Snapshots) -> None:
+        self._context = context
+        self._snapshots = snapshots
+
+    async def _flush(self, volume: Volume) -> None:
+        """Make what was written to a mounted volume visible to readers of its log, if that can be done."""
+        with suppress(FusevolError):
+            if control := self._context.control(volume):
+                await control.flush()
+
+    # -- usage ------------------------------------------------------------------------------------
+
+    async def usage(self, volume: Volume, *, with_snapshots: bool = False) -> VolumeUsage:
+        """What a volume takes up. with_snapshots: and each of its snapshots."""
+
+        async def measure(log: "LogVolume") -> VolumeUsage:
+            used = await log.usage()
+            snapshots = []
+            for snapshot in log.snapshots() if with_snapshots else ():
+                size = await log.snapshot_usage(snapshot.name)
+                snapshots.append(
+                    SnapshotSize(
+                        name=snapshot.name,
+                        referenced=size.referenced,
+                        exclusive=size.exclusive + size.exclusive_metadata,
+                    )
+                )
+            return VolumeUsage(
+                live=used.live, inherited=used.inherited, data=used.data, in_snapshots=used.snapshots,
+                metadata=used.metadata, reclaimable=used.reclaimable, total=used.total, snapshots=tuple(snapshots),
+            )  # fmt: skip
+
+        await self._flush(volume)
+        return await self._context.look(volume, measure)
+
+    # -- soundness --------------------------------------------------------------------------------
+
+    async def scrub(self, volume: Volume, progress: Progress | None = None) -> CheckReport:
+        """Read and verify all that a volume and its snapshots hold.
+
+        Raises CorruptData where so much is damaged that the volume cannot be opened.
+        """
+        await self._flush(volume)
+        report = await self._scrub(volume, progress)
+        damage = report.damage
+        if damage:
+            # Somebody may have given back in the meantime what looks damaged: real damage is there to stay.
+            again = {_key(item) for item in (await self._scrub(volume, None)).damage}
+            damage = [item for item in damage if _key(item) in again]
+        return CheckReport(verified=report.blocks * _BLOCK, problems=tuple(_problem(item) for item in damage))
+
+    async def _scrub(self, volume: Volume, progress: Progress | None) -> "ScrubReport":
+        async def work(log: "LogVolume") -> "ScrubReport":
+            used = await log.usage()
+            total = used.data + used.inherited
+
+            def tell(blocks: int) -> None:
+                if progress:
+                    progress(min(blocks * _BLOCK, total), total)
+
+            return await log.scrub(tell)
+
+        return await self._context.look(volume, work)
+
+    async def check(self, volume: Volume, progress: Progress | None = None) -> CheckReport:
+        """Say what is wrong with a volume: its log, the maps in it, and all data."""
+        try:
+            return await self.scrub(volume, progress)
+        except CorruptData as error:
+            return CheckReport(verified=0, problems=(Problem(what=str(error)),))
+
+    # -- space ------------------------------------------------------------------------------------
+
+    async def gc(self, volume: Volume) -> Reclaimed:
+        """Give back the dead space of a volume. One that is mounted does so by itself, and is passed over."""
+        name = volume.locator.name
+        try:
+            async with self._context.hold(volume.id) as held:
+                if held.attached_on:
+                    return Reclaimed(name=name, note="mounted: it gives space back by itself")
+                for snapshot in await self._snapshots.of(held):
+                    if await self._snapshots.is_stale(snapshot):
+                        await self._snapshots.delete(held, snapshot.locator.name)
+                backend = self._context.backend_of(held)
+                before = await backend.used_size(held.id)
+                async with self._context.writing(held) as log:
+                    await log.reclaim()
+                return Reclaimed(name=name, freed=max(0, before - await backend.used_size(held.id)))
+        except VolumeNotFound:
+            return Reclaimed(name=name, note="removed: its creation or deletion was interrupted")
+        except VolumeBusy as error:
+            return Reclaimed(name=name, note=str(error))
+
+    # -- the whole --------------------------------------------------------------------------------
+
+    async def overview(self) -> Overview:
+        """What there is, and what is wrong."""
+        from fusevol import __version__
+
+        context = self._context
+        found = await context.store.volumes()
+        volumes = [believed(volume) for volume, _ in found]
+        held = await context.store.locks()
+        names = {volume.id: volume.locator.name for volume in volumes}
+        locked = {lock.volume_id for lock in held}
+        problems = [
+            f'volume "{volume.locator.name}": its {what} was interrupted; fusevol gc removes what is left of it'
+            for volume in volumes
+            for state, what in ((VolumeState.PENDING, "creation"), (VolumeState.DELETED, "deletion"))
+            if volume.state is state and volume.id not in locked
+        ]
+        problems += [
+            f"{mount.path}: the process that served this mount is gone; unmount it"
+            for mount in our_mounts()
+            if await trio.to_thread.run_sync(is_dead, mount, abandon_on_cancel=True)
+        ]
+        pools = [await self._pool(name, volumes) for name in context.home.config.pools]
+        for pool in pools:
+            if pool.error:
+                problems.append(f'pool "{pool.name}": {pool.error}')
+            problems += [f'pool "{pool.name}": data of {orphan} has no record here' for orphan in pool.orphans]
+        return Overview(
+            home=str(context.home.path),
+            version=__version__,
+            volumes=len(volumes),
+            snapshots=sum(count for _, count in found),
+            mounted=sum(bool(volume.attached_on) for volume in volumes),
+            in_use=tuple(f"{names.get(lock.volume_id, lock.volume_id)}: {lock.owner}" for lock in held),
+            pools=tuple(pools),
+            problems=tuple(problems),
+        )
+
+    async def pools(self) -> list[PoolState]:
+        """The pools that are configured."""
+        volumes = [volume for volume, _ in await self._context.store.volumes()]
+        return [await self._pool(name, volumes) for name in self._context.home.config.pools]
+
+    async def _pool(self, name: str, volumes: list[Volume]) -> PoolState:
+        pool = self._context.home.pool(name)
+        state = PoolState(
+            name=name,
+            backend=pool.backend,
+            attributes=dict(pool.attributes),
+            volumes=sum(pool_of(volume) == name for volume in volumes),
+        )
+        try:
+            data = await self._context.backend(name).list()
+        except FusevolError as error:
+            return msgspec.structs.replace(state, error=str(error).removeprefix(f'pool "{name}": '))
+        known = {volume.id for volume in volumes}
+        # Records may have been made since `volumes` was read.
+        candidates = [volume_id for volume_id in data if volume_id not in known]
+        known |= {volume.id for volume in await self._context.store.inspect(candidates)}
+        return msgspec.structs.replace(state, orphans=tuple(name for name in candidates if name not in known))
+
+
+def _key(damage: "Damage") -> tuple[int, int, str]:
+    return damage.block, damage.address, damage.space
+
+
+def _problem(damage: "Damage") -> Problem:
+    size = damage.count * _BLOCK
+    what = f"{size} bytes at {damage.block * _BLOCK}: {damage.reason}"
+    return Problem(what=what, offset=damage.block * _BLOCK, size=size, holders=damage.holders)
