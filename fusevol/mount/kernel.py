@@ -1,0 +1,139 @@
+"""What a process asks of the kernel about a mount, its own or another's, without blocking its loop.
+
+All of these may wait for requests that the mount's own process has to answer, so they run in threads, and
+in threads of their own (`in_thread`): if they used trio's default limit, enough of them could keep the handlers
+from getting the very threads they wait for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pyfuse3
+import trio
+
+from fusevol.errors import InvalidArgument, NotSupported
+from fusevol.mount import syscalls
+from fusevol.mount.attaching import FSTYPE
+from fusevol.mount.mounttable import Mount, find, mounts, resolve
+
+__all__ = ["abort", "in_thread", "invalidate_entry", "invalidate_inode", "set_read_ahead", "sync_filesystem"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_threads = trio.CapacityLimiter(64)
+
+
+async def in_thread(function: Callable[[], T], *, abandon_on_cancel: bool = False) -> T:
+    """Run what may wait for the own mount, in a thread that no handler competes for."""
+    return await trio.to_thread.run_sync(function, abandon_on_cancel=abandon_on_cancel, limiter=_threads)
+
+
+async def sync_filesystem(path: Path) -> None:
+    """syncfs(2) on the filesystem of the directory `path`: its dirty pages are written; raises OSError.
+
+    On the own mount this returns when all WRITE requests of earlier write(2) calls have been answered. (FUSE
+    sends no SYNCFS request to an ordinary server; making that durable is up to the caller.)
+    """
+
+    def sync() -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            syscalls.syncfs(fd)
+        finally:
+            os.close(fd)
+
+    await in_thread(sync)
+
+
+async def invalidate_inode(inode: int, *, attributes_only: bool = False) -> None:
+    """Make the kernel forget attributes and, unless told otherwise, cached pages of `inode`.
+
+    Dirty pages are written first, so handlers must be able to run: hold no lock that they need.
+    """
+
+    def invalidate() -> None:
+        with _unknown_to_kernel():
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=attributes_only)
+
+    await in_thread(invalidate)
+
+
+async def invalidate_entry(parent: int, name: bytes, *, deleted: int = 0) -> None:
+    """Make the kernel forget the name `name` in directory `parent`; with `deleted`, also that this inode had it.
+
+    Waits for requests under way in that directory: hold no lock that they need.
+    """
+
+    def invalidate() -> None:
+        with _unknown_to_kernel():
+            pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name), deleted=pyfuse3.InodeT(deleted))
+
+    await in_thread(invalidate)
+
+
+@contextlib.contextmanager
+def _unknown_to_kernel() -> Iterator[None]:
+    """What the kernel does not know (ENOENT) it need not forget; nor, once it is unmounted (ENODEV), anything."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTCONN):
+            raise
+
+
+def set_read_ahead(mounted: Mount, kib: int) -> bool:
+    """Let the kernel read ahead up to `kib` KiB in files opened from now on; False where that is not allowed."""
+    major, minor = mounted.device
+    try:
+        Path(f"/sys/class/bdi/{major}:{minor}/read_ahead_kb").write_text(f"{kib}\n")
+    except OSError as error:
+        log.debug("read-ahead of %s stays as it is: %s", mounted.mountpoint, error.strerror)
+        return False
+    return True
+
+
+def abort(mountpoint: Path) -> None:
+    """Cut the connection of a mount of ours, for one whose process hangs: everything waiting in it gets an error.
+
+    The mount stays in the tree, dead, until it is unmounted. What had not been flushed is lost. Needs root;
+    raises InvalidArgument where no volume is mounted, NotSupported where the kernel gives no way (fusectl).
+    """
+    mounted = find(resolve(mountpoint))
+    if mounted is None or mounted.fstype != FSTYPE:
+        raise InvalidArgument(f'no volume is mounted on "{mountpoint}"')
+    with _fusectl() as control:
+        try:
+            Path(control, str(mounted.device[1]), "abort").write_bytes(b"1")
+        except FileNotFoundError:
+            return  # The connection has ended already.
+        except PermissionError as error:
+            raise NotSupported(f'aborting "{mountpoint}" is not allowed', hint="try as root") from error
+
+
+@contextlib.contextmanager
+def _fusectl() -> Iterator[Path]:
+    """Where fusectl is mounted; in containers and small systems it often is not, then for a moment here."""
+    there = next((mount.mountpoint for mount in mounts() if mount.fstype == "fusectl"), None)
+    if there is not None:
+        yield there
+        return
+    with tempfile.TemporaryDirectory(prefix="fusectl-") as name:
+        directory = Path(name)
+        try:
+            syscalls.mount("fusectl", directory, "fusectl", syscalls.MountFlag(0), "")
+        except OSError as error:
+            raise NotSupported(f"fusectl cannot be mounted: {error.strerror}", hint="try as root") from error
+        try:
+            yield directory
+        finally:
+            syscalls.umount2(directory, syscalls.UnmountFlag.DETACH)

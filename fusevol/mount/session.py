@@ -1,0 +1,235 @@
+"""Mount, serve, unmount.
+
+    serve ── check the mountpoint ── mount ── handshake ── read-ahead ── pyfuse3.main ── ready() ── ... ── close
+                                                                         │
+                   ends when: somebody unmounts (returns), serve is cancelled (unmounts, then Cancelled),
+                   the connection is aborted (BackendError), a handler raises what is no FUSEError (that)
+
+Nothing here knows what the filesystem holds. When `serve` is left, in whichever way, no request is being
+handled and none will come, so the caller can flush and close what it serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import select
+from collections.abc import Callable
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from fusevol.errors import BackendError, FusevolError, InvalidArgument, NotSupported, VolumeBusy
+from fusevol.mount import _pyfuse3
+from fusevol.mount.attaching import check_mountpoint, mount, unmount, vfs_words
+from fusevol.mount.handshake import shake_hands
+from fusevol.mount.kernel import in_thread, set_read_ahead, sync_filesystem
+from fusevol.mount.mounttable import Mount, find
+from fusevol.mount.options import MountOptions
+from fusevol.mount.waiter import PollingWaiter
+
+__all__ = ["serve"]
+
+log = logging.getLogger(__name__)
+
+#: How long to go on serving those who use a mount that has left the tree, in seconds.
+DETACHED_GRACE = 1.0
+
+_serving = False
+
+
+async def serve(
+    operations: pyfuse3.Operations,
+    mountpoint: Path,
+    options: MountOptions | None = None,
+    *,
+    ready: Callable[[], None],
+) -> None:
+    """Mount on `mountpoint`, call `ready` once the mount answers, and serve until it is unmounted.
+
+    When cancelled, writes out what the kernel holds and unmounts, going on to serve meanwhile; where the mount
+    is in use, it leaves the tree at once, and its users get errors after a moment. `operations.init()` is
+    called before the mount answers.
+
+    Raises InvalidArgument for a mountpoint that does not exist or is no directory, VolumeBusy for one that is
+    a mount, or where this process serves a mount already; NotSupported where FUSE is not to be had; BackendError
+    when the connection was aborted; and what `ready` or a handler raises. Nothing stays mounted then.
+    """
+    global _serving
+    options = options or MountOptions()
+    if _serving:
+        raise VolumeBusy("this process serves a mount already, and pyfuse3 serves one per process")
+    _serving = True
+    try:
+        target = await in_thread(lambda: check_mountpoint(mountpoint, allow_over_mount=options.allow_over_mount))
+        with trio.CancelScope(shield=True):
+            session = await _open(operations, target, options)
+        try:
+            await session.run(ready)
+        finally:
+            with trio.CancelScope(shield=True):
+                await session.close()
+    finally:
+        _serving = False
+
+
+async def _open(operations: pyfuse3.Operations, target: Path, options: MountOptions) -> _Session:
+    if options.handshake:
+        device = await in_thread(lambda: mount(target, options))
+        mounted = _mounted(target)
+        try:
+            fd, reply = await shake_hands(operations, device, options)
+        except BaseException as error:
+            # The connection is closed, so this cannot wait for anybody.
+            await in_thread(lambda: unmount(mounted, detach=True))
+            if not isinstance(error, NotSupported):
+                raise
+            log.warning("%s; serving without the handshake, which is slower", error)
+        else:
+            log.debug("mounted on %s with requests of up to %d bytes", target, reply.max_write)
+            return _Session(mounted, options, fd)
+    words = [word for word in vfs_words(options) if word.isascii()]
+    try:
+        pyfuse3.init(operations, os.fspath(target), set(words))
+    except RuntimeError as error:
+        raise BackendError(f'mounting on "{target}" failed: {error}') from error
+    return _Session(_mounted(target), options, None)
+
+
+def _mounted(target: Path) -> Mount:
+    mounted = find(target)
+    if mounted is None:
+        raise BackendError(f'"{target}" was unmounted while it was being mounted')
+    return mounted
+
+
+class _Session:
+    """One mount that is served; pyfuse3 has been initialised for it."""
+
+    def __init__(self, mounted: Mount, options: MountOptions, fd: int | None) -> None:
+        self._mounted = mounted
+        self._options = options
+        #: The connection, where we and not libfuse opened it.
+        self._fd = fd
+        self._ended = trio.Event()
+        self._failure: BaseException | None = None
+        self._waiter: PollingWaiter | None = None
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until unmounted, aborted or cancelled."""
+        refused: BaseException | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._main)
+            try:
+                await self._first_request()
+                if not self._ended.is_set():
+                    try:
+                        ready()
+                    except Exception as error:  # noqa: BLE001 -- raised below, once unmounted
+                        refused = error
+                    else:
+                        await self._ended.wait()
+            finally:
+                if not self._ended.is_set():
+                    with trio.CancelScope(shield=True):
+                        await self._leave()
+        if self._failure is not None:
+            raise self._failure
+        if refused is not None:
+            raise refused
+
+    async def close(self) -> None:
+        """Close the connection; where that leaves a dead mount behind, remove it."""
+        dead = self._failure is not None
+        pyfuse3.close(unmount=False)
+        if dead:
+            # Detached from the tree: whoever still uses it does not matter any more.
+            with contextlib.suppress(FusevolError):
+                await in_thread(lambda: unmount(self._mounted, detach=True))
+
+    async def _main(self) -> None:
+        """pyfuse3's loop, out of reach of cancellation: unmounting needs it."""
+        try:
+            with trio.CancelScope(shield=True), contextlib.ExitStack() as stack:
+                tasks = self._options.max_tasks
+                if self._fd is not None and self._options.polling:
+                    if _pyfuse3.supported():
+                        self._waiter = stack.enter_context(_pyfuse3.polling(self._fd))
+                    else:
+                        log.warning("pyfuse3 %s is not known here; serving slower", pyfuse3.__version__)
+                await pyfuse3.main(min(8, tasks), tasks)
+                if self._fd is not None and _aborted(self._fd):
+                    raise ConnectionAbortedError(errno.ECONNABORTED, "aborted")
+        except BaseException as error:  # noqa: BLE001 -- raised by run(), outside of the nursery
+            error = _only(error)
+            if isinstance(error, ConnectionAbortedError):
+                error = BackendError(f'the mount on "{self._mounted.mountpoint}" was aborted')
+            self._failure = error
+        finally:
+            self._ended.set()
+
+    async def _first_request(self) -> None:
+        """Set the read-ahead and see that the mount answers, or else has ended."""
+        if self._options.read_ahead_kb:
+            set_read_ahead(self._mounted, self._options.read_ahead_kb)
+        with contextlib.suppress(OSError):
+            await in_thread(lambda: os.stat(self._mounted.mountpoint), abandon_on_cancel=True)
+
+    async def _leave(self) -> None:
+        """Unmount while serving; end the loop where that does not."""
+        with contextlib.suppress(OSError):
+            await sync_filesystem(self._mounted.mountpoint)
+        try:
+            await in_thread(lambda: unmount(self._mounted))
+        except VolumeBusy:
+            log.warning('"%s" is in use; it is unmounted all the same', self._mounted.mountpoint)
+            with contextlib.suppress(OSError, FusevolError):
+                await in_thread(lambda: _detach_and_sync(self._mounted))
+        except FusevolError as error:
+            log.warning("%s", error)
+        with trio.move_on_after(DETACHED_GRACE):
+            await self._ended.wait()
+        if not self._ended.is_set():
+            log.warning('"%s" is no longer served, though somebody uses it', self._mounted.mountpoint)
+            if self._waiter is not None:
+                self._waiter.close()
+            else:
+                pyfuse3.terminate()
+            await self._ended.wait()
+
+
+def _detach_and_sync(mounted: Mount) -> None:
+    """Take a busy mount out of the tree, and then write out what its users wrote."""
+    from fusevol.mount.syscalls import syncfs
+
+    fd = os.open(mounted.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        unmount(mounted, detach=True)
+        syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+def _aborted(fd: int) -> bool:
+    """Whether the ended connection `fd` was aborted (the mount is still there) rather than unmounted."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    if not any(events & select.POLLERR for _fd, events in poller.poll(0)):
+        return False
+    try:
+        os.read(fd, 8192)
+    except OSError as error:
+        return error.errno == errno.ECONNABORTED
+    return False
+
+
+def _only(error: BaseException) -> BaseException:
+    """The exception in a group of one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, OSError) and error.errno == errno.ECONNABORTED and not isinstance(error, InvalidArgument):
+        return ConnectionAbortedError(errno.ECONNABORTED, "aborted")
+    return error
