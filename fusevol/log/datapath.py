@@ -7,7 +7,7 @@ import trio
 from xxhash import xxh3_64_intdigest
 
 from fusevol.api.io import Buffer
-from fusevol.errors import InvalidArgument, ReadOnly
+from fusevol.errors import InvalidArgument, ReadOnly, VolumeBusy
 from fusevol.log.appender import Appender
 from fusevol.log.extents import ExtentMap
 from fusevol.log.format import BLOCK, BLOCK_SHIFT, FANOUT, FANOUT_BITS, LOGICAL_BLOCKS
@@ -124,7 +124,10 @@ class DataPath:
                 await log.throttle()
             log.check()
             if self.gate is not None:
+                live = self.live
                 await self.gate.wait()
+                if self.live is not live:
+                    raise VolumeBusy(f'volume "{self._reader.volume_id}" was restored before a write to it was through')
                 continue
             leaf = self.live.own(block >> FANOUT_BITS)
             if leaf is None:
@@ -285,10 +288,7 @@ class DataPath:
         at = 0
         for index in self.live.leaves_in(start >> FANOUT_BITS, (start + count - 1) >> FANOUT_BITS):
             low, high = max(start, index << FANOUT_BITS), min(start + count, (index + 1) << FANOUT_BITS)
-            await self.live.leaf(index)
-            leaf = self.live.own(index)
-            if leaf is None:
-                raise RuntimeError("a leaf vanished from the cache")
+            leaf = await self.live.load_own(index)
             at, slot, n = low - start, low & (FANOUT - 1), high - low
             self.live.mapped -= self._let_go(low, leaf.words[slot : slot + n])
             if address:

@@ -47,6 +47,13 @@ class ExtentMap:
             node = self.dirty[index] = old.copy()
         return node
 
+    async def load_own(self, index: int) -> Node:
+        """Leaf `index`, to be changed. For recovery, when nobody else changes the map."""
+        node = self.dirty.get(index)
+        if node is None:
+            node = self.dirty[index] = (await self.leaf(index)).copy()
+        return node
+
     def leaves_in(self, first: int, last: int) -> list[int]:
         """The leaves from `first` to `last` that may have entries, sorted, without loading any.
 

@@ -13,6 +13,7 @@ from fusevol.errors import (
     NoSpace,
     NotSupported,
     SnapshotNotFound,
+    VolumeBusy,
     VolumeHasSnapshots,
     VolumeNotFound,
 )
@@ -205,8 +206,8 @@ async def open_volume(
     read_only: take nothing over and write nothing; see the volume as its last barrier (or a later one of a
     writer that is at work) left it.
 
-    Raises VolumeNotFound, CorruptData, NotSupported, BackendError. An error on leaving means that
-    the last writes are not durable; unless the body raised one itself.
+    Raises VolumeNotFound, CorruptData, NotSupported, BackendError, VolumeBusy (read_only: it changes too fast).
+    An error on leaving means that the last writes are not durable; unless the body raised one itself.
     """
     options = options or LogOptions()
     failure: BaseException | None = None
@@ -278,8 +279,11 @@ async def _open_read_only(backend: Backend, volume_id: str, options: LogOptions,
             if attempt == _READ_RETRIES - 1:
                 raise
         else:
-            return volume
-    raise AssertionError
+            # Once there is a newer checkpoint, it gives back the log behind this one: what was read was cut short.
+            again, _ = await read_manifest(backend, volume_id)
+            if again.checkpoint == manifest.checkpoint:
+                return volume
+    raise VolumeBusy(f'volume "{volume_id}" changes faster than it can be read; try again')
 
 
 async def _replay(volume: LogVolume, rolled: Rolled, record: Checkpoint) -> None:

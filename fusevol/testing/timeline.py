@@ -1,0 +1,104 @@
+"""Which states a volume may be in after a cut, and finding the one that it is in.
+
+A timeline has the barriers of one volume in the order in which they began. After a cut the volume must be as
+at the last barrier that had returned before it, or at a later one that had begun.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from fusevol.log import LogVolume
+from fusevol.testing.model import BLOCK, ZONES, State, Tree, difference
+
+__all__ = ["AUTO", "Barrier", "Image", "Timeline", "capture"]
+
+#: Stands for the safety snapshot of a restore that has not returned its name yet.
+AUTO = "?"
+
+Zones = tuple[bytes, ...]
+
+
+class Image(NamedTuple):
+    """Everything that can be read of a volume: its zones, those of each snapshot, and the automatic snapshots."""
+
+    live: Zones
+    snapshots: Mapping[str, Zones]
+    auto: frozenset[str]
+
+
+async def capture(volume: LogVolume) -> Image:
+    """Read a volume and all its snapshots."""
+    live = tuple([bytes(await volume.read(count * BLOCK, start * BLOCK)) for start, count in ZONES])
+    snapshots = {}
+    for record in volume.snapshots():
+        async with volume.view(record.name) as view:
+            snapshots[record.name] = tuple(
+                [bytes(await view.read(count * BLOCK, start * BLOCK)) for start, count in ZONES]
+            )
+    return Image(live, snapshots, frozenset(record.name for record in volume.snapshots() if record.auto))
+
+
+@dataclass(slots=True, eq=False)
+class Barrier:
+    """A state, and the positions at which making it durable began and returned (None: it did not)."""
+
+    state: State
+    begun: int
+    ended: int | None = None
+
+
+@dataclass(slots=True)
+class Timeline:
+    """The barriers of one volume."""
+
+    barriers: list[Barrier] = field(default_factory=list)
+
+    def begin(self, position: int, *states: State) -> list[Barrier]:
+        """Note that an operation began that makes these states durable, one after the other."""
+        begun = [Barrier(state, position) for state in states]
+        self.barriers += begun
+        return begun
+
+    def candidates(self, cut: int) -> list[State]:
+        """The states that the volume may be in after a cut, the last first."""
+        done = [i for i, barrier in enumerate(self.barriers) if barrier.ended is not None and barrier.ended <= cut]
+        first = done[-1] if done else 0
+        return [barrier.state for barrier in reversed(self.barriers[first:]) if barrier.begun < cut]
+
+    def find(self, image: Image, cut: int) -> State:
+        """The one of them that `image` shows, safety snapshots named. AssertionError if it shows none."""
+        candidates = self.candidates(cut)
+        reasons = []
+        for state in candidates:
+            named = _named(state, image)
+            reason = _difference(named, image)
+            if reason is None:
+                return named
+            reasons.append(reason)
+        listed = "\n".join(f"  - {reason}" for reason in reasons)
+        raise AssertionError(f"the volume is in none of the {len(candidates)} states it may be in:\n{listed}")
+
+
+def _named(state: State, image: Image) -> State:
+    """With the safety snapshot under the name that it has in the image, where there is just one it can be."""
+    unknown = [name for name in image.auto if name not in state.snapshots]
+    if AUTO not in state.snapshots or len(unknown) != 1:
+        return state
+    return replace(
+        state, snapshots={unknown[0] if name == AUTO else name: tree for name, tree in state.snapshots.items()}
+    )
+
+
+def _difference(state: State, image: Image) -> str | None:
+    if set(state.snapshots) != set(image.snapshots):
+        return f"snapshots {sorted(image.snapshots)} instead of {sorted(state.snapshots)}"
+    trees: Iterable[tuple[str, Tree, Zones]] = [
+        ("the live volume", state.live, image.live),
+        *((f"snapshot {name}", tree, image.snapshots[name]) for name, tree in state.snapshots.items()),
+    ]
+    for what, tree, zones in trees:
+        for (start, _), found in zip(ZONES, zones, strict=True):
+            if reason := difference(tree, found, start):
+                return f"{what}: {reason}"
+    return None

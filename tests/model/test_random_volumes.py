@@ -1,0 +1,20 @@
+"""Volumes that have everything done to them at random are always what a dictionary of blocks would be."""
+
+import random
+
+import pytest
+
+from fusevol.backends.memory import MemoryBackend
+from fusevol.testing.determinism import Dawdling, run
+from fusevol.testing.workload import Workload, small_batches
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_a_random_life_of_volumes_agrees_with_the_model(seed: int) -> None:
+    async def live() -> None:
+        backend = MemoryBackend() if seed % 3 == 0 else Dawdling(MemoryBackend(), seed)
+        workload = Workload(backend, seed)
+        with small_batches(random.Random(seed).choice((6, 40, 2032))):
+            await workload.run(200)
+
+    run(live, seed=seed)
