@@ -4,7 +4,16 @@
 puts SQLite's file into the volume. `layout` has the schema and says what is where.
 """
 
-from fusevol.fs.filesystem import Caller, Changes, Filesystem, open_filesystem
-from fusevol.fs.readonly import ReadOnlyFilesystem, StatFs
+from fusevol.fs.filesystem import Caller, Changes, Filesystem, load_filesystem, open_filesystem
+from fusevol.fs.readonly import ReadOnlyFilesystem, StatFs, open_snapshot
 
-__all__ = ["Caller", "Changes", "Filesystem", "ReadOnlyFilesystem", "StatFs", "open_filesystem"]
+__all__ = [
+    "Caller",
+    "Changes",
+    "Filesystem",
+    "ReadOnlyFilesystem",
+    "StatFs",
+    "load_filesystem",
+    "open_filesystem",
+    "open_snapshot",
+]

@@ -21,9 +21,9 @@ from fusevol.fs.database import Database, read_superblock, write_superblock
 from fusevol.fs.inodes import Inode, fail
 from fusevol.fs.layout import BLOCK, NAME_MAX, ROOT, SYMLINK_MAX, XATTR_MAX
 from fusevol.fs.readonly import ReadOnlyFilesystem, StatFs
-from fusevol.log import LogVolume
+from fusevol.log import LogVolume, Snapshot
 
-__all__ = ["Caller", "Changes", "Filesystem", "open_filesystem"]
+__all__ = ["Caller", "Changes", "Filesystem", "load_filesystem", "open_filesystem"]
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
@@ -58,6 +58,8 @@ class Filesystem(ReadOnlyFilesystem):
         self.volume: LogVolume = volume
         self._data: FileData = FileData(volume, database, self._inodes)
         self._committing = trio.Lock()
+        self._freed: list[tuple[int, int]] = []
+        self._begun = self._done = 0
 
     # -- names ------------------------------------------------------------------------------------
 
@@ -287,20 +289,47 @@ class Filesystem(ReadOnlyFilesystem):
         free = max(0, blocks - self._data.used)
         return StatFs(blocks, free, files + free, free)
 
+    def _commit(self) -> None:
+        """Put all changes of the metadata into the log, at once; for right before a barrier."""
+        self.volume.check()
+        self._database.begin()
+        self._inodes.write_back()
+        self._names.write_back()
+        self._freed += self._data.write_back()
+        self._database.commit()
+
     async def sync(self) -> None:
         """Make everything durable, as one barrier. Concurrent callers share the work.
 
         Raises NoSpace, BackendError, Fenced: then nothing may be taken as durable, and a later call tries again.
         """
+        turn = self._begun
         async with self._committing:
-            self.volume.check()
-            self._database.begin()
-            self._inodes.write_back()
-            self._names.write_back()
-            freed = self._data.write_back()
-            self._database.commit()
-            await self.volume.flush()
-            await self._data.discard(freed)
+            if self._done > turn:
+                return  # a sync that began after this call did
+            self._begun = begun = self._begun + 1
+            await self.volume.flush(self._commit)
+            self._done = begun
+            await self._discard()
+
+    async def _discard(self) -> None:
+        freed, self._freed = self._freed, []
+        await self._data.discard(freed)
+
+    async def snapshot(self, name: str, labels: dict[str, str] | None = None) -> Snapshot:
+        """Take a snapshot of the filesystem as it is now. Raises as `LogVolume.snapshot`."""
+        async with self._committing:
+            return await self.volume.snapshot(name, labels, self._commit)
+
+    async def restore(self, name: str) -> Snapshot:
+        """Turn the volume to a snapshot; return the safety snapshot. Raises as `LogVolume.restore`.
+
+        Afterwards this object must not be used any more, but a new one opened.
+        """
+        async with self._committing:
+            safety = await self.volume.restore(name, self._commit)
+            self.close()
+            return safety
 
     def format(self) -> None:
         """Make the root directory."""
@@ -316,9 +345,8 @@ class Filesystem(ReadOnlyFilesystem):
         await self._data.discard(discards)
 
 
-@asynccontextmanager
-async def open_filesystem(volume: LogVolume) -> AsyncIterator[Filesystem]:
-    """The filesystem in a volume, made if there is none; synced on leaving.
+async def load_filesystem(volume: LogVolume) -> Filesystem:
+    """The filesystem in a volume, made if there is none, and recovered; to be closed by the caller.
 
     Raises CorruptData, NotSupported (a later version of the filesystem), BackendError.
     """
@@ -334,8 +362,19 @@ async def open_filesystem(volume: LogVolume) -> AsyncIterator[Filesystem]:
             await write_superblock(volume)
         await filesystem.recover()
         await filesystem.sync()
+    except BaseException:
+        database.close()
+        raise
+    return filesystem
+
+
+@asynccontextmanager
+async def open_filesystem(volume: LogVolume) -> AsyncIterator[Filesystem]:
+    """The filesystem in a volume, as `load_filesystem` makes it; synced and closed on leaving."""
+    filesystem = await load_filesystem(volume)
+    try:
         yield filesystem
         with trio.CancelScope(shield=True):
             await filesystem.sync()
     finally:
-        database.close()
+        filesystem.close()

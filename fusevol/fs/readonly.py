@@ -5,13 +5,14 @@ import stat
 from typing import NamedTuple
 
 from fusevol.api.io import Buffer
+from fusevol.errors import CorruptData
 from fusevol.fs.content import FileReader
-from fusevol.fs.database import Database
+from fusevol.fs.database import Database, read_superblock
 from fusevol.fs.inodes import Inode, InodeTable, fail
 from fusevol.fs.names import Entry, Names
 from fusevol.log import LogVolume, SnapshotView
 
-__all__ = ["ReadOnlyFilesystem", "StatFs"]
+__all__ = ["ReadOnlyFilesystem", "StatFs", "open_snapshot"]
 
 
 class StatFs(NamedTuple):
@@ -87,3 +88,10 @@ class ReadOnlyFilesystem:
     def close(self) -> None:
         """Close the database; what was not synced is dropped."""
         self._database.close()
+
+
+async def open_snapshot(view: SnapshotView) -> ReadOnlyFilesystem:
+    """The filesystem in a snapshot; to be closed by the caller. Raises CorruptData, NotSupported."""
+    if not await read_superblock(view):
+        raise CorruptData(f'snapshot "{view.record.name}" holds no filesystem')
+    return ReadOnlyFilesystem(view, Database(view, read_only=True))

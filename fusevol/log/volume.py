@@ -28,6 +28,10 @@ from fusevol.log.usage import Durability, SnapshotUsage, Usage
 __all__ = ["LogVolume"]
 
 
+#: Writes, without an await, what is to be in front of a barrier.
+Prepare = Callable[[], None] | None
+
+
 class LogVolume:
     """An open volume. Made by `open_volume`; not to be used after it.
 
@@ -77,14 +81,19 @@ class LogVolume:
 
     # -- barrier ----------------------------------------------------------------------------------
 
-    async def flush(self) -> None:
+    async def flush(self, prepare: Prepare = None) -> None:
         """Make everything written so far durable, as one barrier: recovery finds all of it, or what was before.
+
+        prepare: called right before the barrier, to write what belongs in front of it; nothing comes in between.
 
         Raises BackendError, NoSpace, Fenced. After NoSpace the data is kept, and another flush tries again;
         after a failed flush of the backend, or Fenced, the volume takes no more writes.
         """
         log = self._writable()
         await self._stay_in_epoch()
+        if prepare:
+            log.retry()
+            prepare()
         sequence = self._barrier()
         if log.durable >= sequence:
             log.check_usable()
@@ -177,18 +186,20 @@ class LogVolume:
         await self._change(lambda: Change())
         await self._reclaim_surplus()
 
-    async def _change(self, decide: Callable[[], Change], *, gate: bool = False) -> None:
-        """Run one commit; `decide` is called at the barrier, and may raise to give up."""
+    async def _change(self, decide: Callable[[], Change], *, gate: bool = False, prepare: Prepare = None) -> None:
+        """Run one commit; `decide` is called at the barrier, and may raise to give up; `prepare` as for `flush`."""
         self._writable()
         async with self._commits:
-            if gate:
-                self.path.gate = trio.Event()
             try:
                 decide()
                 await self._stay_in_epoch()
                 change = decide()
                 self._writable().retry()
+                if prepare:
+                    prepare()
                 self._barrier()
+                if gate:
+                    self.path.gate = trio.Event()
                 await self._commit(self._freeze(), change)
             finally:
                 if self.path.gate is not None:
@@ -243,8 +254,10 @@ class LogVolume:
         """All snapshots, oldest first."""
         return sorted(self.state.history.snapshots.values(), key=lambda snapshot: snapshot.id)
 
-    async def snapshot(self, name: str, labels: dict[str, str] | None = None) -> Snapshot:
+    async def snapshot(self, name: str, labels: dict[str, str] | None = None, prepare: Prepare = None) -> Snapshot:
         """Take a snapshot of everything written before the call. Independent of the volume's size.
+
+        prepare: as for `flush`.
 
         Raises AlreadyExists, InvalidArgument (name), and as `flush` does.
         """
@@ -255,11 +268,13 @@ class LogVolume:
                 raise AlreadyExists(f'volume "{self.volume_id}" has a snapshot "{name}" already')
             return Change(take=(name, labels or {}, False))
 
-        await self._change(decide)
+        await self._change(decide, prepare=prepare)
         return self.state.history.find(name, self.volume_id)
 
-    async def restore(self, name: str) -> Snapshot:
+    async def restore(self, name: str, prepare: Prepare = None) -> Snapshot:
         """Turn the live volume to a snapshot; return the safety snapshot of what was there before.
+
+        prepare: as for `flush`; what it writes is in the safety snapshot.
 
         Writers wait meanwhile; readers see the old state until it returns. Raises SnapshotNotFound, and as
         `flush` does; then the volume is as it was.
@@ -269,7 +284,7 @@ class LogVolume:
             target = self.state.history.find(name, self.volume_id)
             return Change(take=(self._safety_name(name), {}, True), restore=target)
 
-        await self._change(decide, gate=True)
+        await self._change(decide, gate=True, prepare=prepare)
         return max(self.state.history.snapshots.values(), key=lambda snapshot: snapshot.id)
 
     def _safety_name(self, target: str) -> str:

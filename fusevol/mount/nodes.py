@@ -1,0 +1,92 @@
+"""Node ids: which tree an id of the kernel's belongs to, and which inode it is there.
+
+    1                                     the root of the live tree
+    generation << 48 | ino                any other inode of the live tree
+    1 << 62 | snapshot id << 40 | ino     an inode of a snapshot
+    1 << 63 - ...                         control files, see `control`
+
+The generation grows with every restore, so that ids from before it are known for what they are.
+"""
+
+import errno
+from typing import NamedTuple
+
+from fusevol.fs import Filesystem, ReadOnlyFilesystem
+from fusevol.fs.layout import ROOT
+
+__all__ = ["CONTROL_NAME", "CONTROL_NODE", "Node", "Nodes"]
+
+CONTROL_NAME = b".fusevol"
+#: First id of control files; they are below 1 << 62 + this.
+CONTROL_NODE = 3 << 61
+_SNAPSHOT = 1 << 62
+_SNAPSHOT_SHIFT = 40
+_GENERATION_SHIFT = 48
+_INO = (1 << _GENERATION_SHIFT) - 1
+_SNAPSHOT_INO = (1 << _SNAPSHOT_SHIFT) - 1
+
+
+class Node(NamedTuple):
+    """Where an id belongs: generation of the live tree, or snapshot id (0: live), and inode number there."""
+
+    generation: int
+    snapshot: int
+    ino: int
+
+    def number(self, ino: int) -> int:
+        """The id of another inode of the same tree."""
+        if self.snapshot:
+            return _SNAPSHOT | self.snapshot << _SNAPSHOT_SHIFT | ino
+        return ROOT if ino == ROOT else self.generation << _GENERATION_SHIFT | ino
+
+
+class Nodes:
+    """The live tree and the snapshots that are being looked at."""
+
+    def __init__(self, filesystem: Filesystem) -> None:
+        self.filesystem = filesystem
+        self.generation = 0
+        #: Set while a restore replaces the live tree.
+        self.snapshots: dict[int, ReadOnlyFilesystem] = {}
+
+    def is_root(self, node: int) -> bool:
+        """Whether it is the root of the live tree."""
+        return node == ROOT
+
+    def split(self, node: int) -> Node:
+        """Take an id apart. Raises OSError(ESTALE) for an inode from before a restore."""
+        if node & _SNAPSHOT:
+            return Node(0, (node & ~_SNAPSHOT) >> _SNAPSHOT_SHIFT, node & _SNAPSHOT_INO)
+        if node == ROOT:
+            return Node(self.generation, 0, ROOT)
+        if node >> _GENERATION_SHIFT != self.generation:
+            raise OSError(errno.ESTALE, "replaced by a restore")
+        return Node(self.generation, 0, node & _INO)
+
+    def find(self, node: int) -> tuple[Node, ReadOnlyFilesystem]:
+        """The filesystem that has the node, for reading. Raises OSError(ESTALE)."""
+        where = self.split(node)
+        if not where.snapshot:
+            return where, self.filesystem
+        filesystem = self.snapshots.get(where.snapshot)
+        if filesystem is None:
+            raise OSError(errno.ESTALE, "a snapshot that is not open any more")
+        return where, filesystem
+
+    def live(self, node: int) -> tuple[Filesystem, int]:
+        """The live filesystem and inode number, for a change. Raises OSError(ESTALE, EROFS)."""
+        where = self.split(node)
+        if where.snapshot:
+            raise OSError(errno.EROFS, "a snapshot")
+        return self.filesystem, where.ino
+
+    def replaced(self, filesystem: Filesystem) -> None:
+        """The live tree was restored: earlier ids are stale from now on."""
+        self.filesystem = filesystem
+        self.generation += 1
+
+    def forget(self, node: int) -> None:
+        """The kernel forgot it."""
+        if node & _SNAPSHOT or node == ROOT or node >> _GENERATION_SHIFT != self.generation:
+            return
+        self.filesystem.forget(node & _INO)

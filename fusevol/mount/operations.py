@@ -1,0 +1,345 @@
+"""The pyfuse3 handlers of a mounted volume: from the kernel's requests to the filesystem and back.
+
+Node ids: the live tree's inode numbers with the restore generation above them, so that handles from before a
+restore are recognised (ESTALE); snapshots' and control files' ids lie in ranges of their own, see `nodes`.
+File handles are node ids: a handle has no state.
+"""
+
+import errno
+import functools
+import os
+import stat
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar, cast
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields
+
+from fusevol.api.io import Buffer
+from fusevol.errors import FusevolError, errno_of
+from fusevol.fs import Caller, Changes, Filesystem, ReadOnlyFilesystem
+from fusevol.fs.inodes import Inode
+from fusevol.fs.layout import BLOCK, NAME_MAX
+from fusevol.mount.control import Control
+from fusevol.mount.nodes import CONTROL_NAME, Node, Nodes
+from fusevol.mount.requests import Requests
+
+__all__ = ["VolumeOperations"]
+
+F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
+
+#: The kernel may keep what it knows for this long (seconds): nobody else changes the volume.
+_CACHE_SECONDS = 86400.0
+_LISTING = 128
+
+
+def handler(function: F) -> F:
+    """Count the request, and let nothing but FUSEError out."""
+    name = function.__name__
+
+    @functools.wraps(function)
+    async def counted(self: "VolumeOperations", node: int, *args: Any) -> Any:
+        requests = self.requests
+        number = requests.begin(name, node)
+        try:
+            return await function(self, node, *args)
+        except FUSEError:
+            raise
+        except OSError as error:
+            raise FUSEError(error.errno or errno.EIO) from error
+        except (FusevolError, MemoryError) as error:
+            self.report(f"{name} of {node}: {error}")
+            raise FUSEError(errno_of(error)) from error
+        finally:
+            requests.end(number)
+
+    return cast(F, counted)
+
+
+class VolumeOperations(pyfuse3.Operations):
+    """Serves one volume. The docstrings of pyfuse3.Operations say what each handler is for."""
+
+    supports_dot_lookup = True
+    enable_writeback_cache = True
+    enable_acl = True
+    #: `create` and its like do, as default ACLs demand.
+    applies_umask = True
+
+    def __init__(self, nodes: Nodes, control: Control, requests: Requests, report: Callable[[str], None]) -> None:
+        super().__init__()
+        self.nodes = nodes
+        self.control = control
+        self.requests = requests
+        self.report = report
+
+    # -- helpers ----------------------------------------------------------------------------------
+
+    def _live(self, node: int) -> tuple[Filesystem, int]:
+        """The live filesystem and the inode number, for a change. Raises OSError(EROFS, ESTALE)."""
+        return self.nodes.live(node)
+
+    def _attributes(self, inode: Inode, where: Node) -> EntryAttributes:
+        entry = EntryAttributes()
+        entry.st_ino = where.number(inode.ino)
+        entry.generation = 0
+        entry.entry_timeout = entry.attr_timeout = _CACHE_SECONDS
+        entry.st_mode = inode.mode
+        entry.st_nlink = inode.nlink
+        entry.st_uid = inode.uid
+        entry.st_gid = inode.gid
+        entry.st_rdev = inode.rdev
+        entry.st_size = inode.size
+        entry.st_blksize = BLOCK
+        entry.st_blocks = inode.blocks * 8 if inode.data is None else -(-inode.size // 512)
+        entry.st_atime_ns = inode.atime
+        entry.st_mtime_ns = inode.mtime
+        entry.st_ctime_ns = inode.ctime
+        entry.st_birthtime_ns = inode.btime
+        return entry
+
+    def _reply(self, node: int, inode: Inode) -> EntryAttributes:
+        return self._attributes(inode, self.nodes.split(node))
+
+    # -- names ------------------------------------------------------------------------------------
+
+    @handler
+    async def lookup(self, parent: int, name: bytes, ctx: RequestContext | None = None) -> EntryAttributes:
+        if self.control.owns(parent) or (name == CONTROL_NAME and self.nodes.is_root(parent) and self.control.enabled):
+            return await self.control.lookup(parent, name)
+        where, filesystem = self.nodes.find(parent)
+        try:
+            return self._attributes(filesystem.lookup(where.ino, name), where)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            missing = EntryAttributes()
+            missing.st_ino = 0  # a negative entry, which the kernel may keep
+            missing.entry_timeout = _CACHE_SECONDS
+            return missing
+
+    @handler
+    async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
+        filesystem, ino = self._live(parent)
+        return self._reply(parent, filesystem.create(ino, name, mode, _caller(ctx), rdev=rdev))
+
+    @handler
+    async def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        self._check_name(parent, name)
+        filesystem, ino = self._live(parent)
+        return self._reply(parent, filesystem.create(ino, name, stat.S_IFDIR | (mode & 0o7777), _caller(ctx)))
+
+    @handler
+    async def create(
+        self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        self._check_name(parent, name)
+        filesystem, ino = self._live(parent)
+        inode = filesystem.create(ino, name, stat.S_IFREG | (mode & 0o7777), _caller(ctx))
+        filesystem.opened(inode.ino)
+        entry = self._reply(parent, inode)
+        return FileInfo(fh=entry.st_ino, keep_cache=True), entry
+
+    @handler
+    async def symlink(self, parent: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+        self._check_name(parent, name)
+        filesystem, ino = self._live(parent)
+        return self._reply(parent, filesystem.symlink(ino, name, target, _caller(ctx)))
+
+    @handler
+    async def link(self, node: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        self._check_name(parent, name)
+        filesystem, ino = self._live(node)
+        return self._reply(node, filesystem.link(ino, self._live(parent)[1], name))
+
+    @handler
+    async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        filesystem, ino = self._live(parent)
+        filesystem.unlink(ino, name)
+
+    @handler
+    async def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        filesystem, ino = self._live(parent)
+        filesystem.rmdir(ino, name)
+
+    @handler
+    async def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: RequestContext
+    ) -> None:
+        self._check_name(new_parent, new_name)
+        filesystem, ino = self._live(parent)
+        filesystem.rename(ino, name, self._live(new_parent)[1], new_name, flags)
+
+    def _check_name(self, parent: int, name: bytes) -> None:
+        """The control directory's name in the root is taken. Raises OSError(EEXIST)."""
+        if name == CONTROL_NAME and self.nodes.is_root(parent) and self.control.enabled:
+            raise OSError(errno.EEXIST, "taken")
+
+    @handler
+    async def readlink(self, node: int, ctx: RequestContext) -> bytes:
+        where, filesystem = self.nodes.find(node)
+        return filesystem.readlink(where.ino)
+
+    # -- directories ------------------------------------------------------------------------------
+
+    @handler
+    async def opendir(self, node: int, ctx: RequestContext) -> int:
+        if not self.control.owns(node):
+            self.nodes.find(node)
+        return node
+
+    @handler
+    async def readdir(self, handle: int, after: int, token: pyfuse3.ReaddirToken) -> None:
+        if self.control.owns(handle):
+            await self.control.readdir(handle, after, token)
+            return
+        where, filesystem = self.nodes.find(handle)
+        while entries := filesystem.entries(where.ino, after, _LISTING):
+            for name, ino, after in entries:
+                entry = self._attributes(filesystem.get(ino), where)
+                if not pyfuse3.readdir_reply(token, name, entry, after):
+                    return
+
+    @handler
+    async def releasedir(self, handle: int) -> None:
+        """Nothing is held."""
+
+    @handler
+    async def fsyncdir(self, handle: int, datasync: bool) -> None:
+        await self._live(handle)[0].sync()
+
+    # -- attributes -------------------------------------------------------------------------------
+
+    @handler
+    async def getattr(self, node: int, ctx: RequestContext | None = None) -> EntryAttributes:
+        if self.control.owns(node):
+            return self.control.attributes(node)
+        where, filesystem = self.nodes.find(node)
+        return self._attributes(filesystem.get(where.ino), where)
+
+    @handler
+    async def setattr(
+        self, node: int, attr: EntryAttributes, fields: SetattrFields, handle: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        if self.control.owns(node):
+            # A shell's `>` truncates before it writes.
+            return self.control.attributes(node)
+        filesystem, ino = self._live(node)
+        changes = Changes(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime=attr.st_atime_ns if fields.update_atime else None,
+            mtime=attr.st_mtime_ns if fields.update_mtime else None,
+            ctime=attr.st_ctime_ns if fields.update_ctime else None,
+        )
+        return self._reply(node, await filesystem.setattr(ino, changes))
+
+    @handler
+    async def getxattr(self, node: int, name: bytes, ctx: RequestContext) -> bytes:
+        if self.control.owns(node):
+            raise FUSEError(pyfuse3.ENOATTR)
+        if self.nodes.is_root(node) and (value := await self.control.getxattr(name)) is not None:
+            return value
+        where, filesystem = self.nodes.find(node)
+        return filesystem.getxattr(where.ino, name)
+
+    @handler
+    async def setxattr(self, node: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        if self.nodes.is_root(node) and await self.control.setxattr(name, value):
+            return
+        filesystem, ino = self._live(node)
+        filesystem.setxattr(ino, name, value)
+
+    @handler
+    async def listxattr(self, node: int, ctx: RequestContext) -> Sequence[bytes]:
+        if self.control.owns(node):
+            return []
+        where, filesystem = self.nodes.find(node)
+        return filesystem.listxattr(where.ino)
+
+    @handler
+    async def removexattr(self, node: int, name: bytes, ctx: RequestContext) -> None:
+        filesystem, ino = self._live(node)
+        filesystem.removexattr(ino, name)
+
+    @handler
+    async def access(self, node: int, mode: int, ctx: RequestContext) -> bool:
+        return True
+
+    # -- content ----------------------------------------------------------------------------------
+
+    @handler
+    async def open(self, node: int, flags: int, ctx: RequestContext) -> FileInfo:
+        if self.control.owns(node):
+            return self.control.open(node, flags)
+        where, filesystem = self.nodes.find(node)
+        if where.snapshot and flags & os.O_ACCMODE != os.O_RDONLY:
+            raise OSError(errno.EROFS, "a snapshot")
+        self._opened(filesystem, where)
+        return FileInfo(fh=node, keep_cache=True)
+
+    @staticmethod
+    def _opened(filesystem: ReadOnlyFilesystem, where: Node) -> None:
+        if isinstance(filesystem, Filesystem):
+            filesystem.opened(where.ino)
+
+    @handler
+    async def read(self, handle: int, offset: int, size: int) -> bytes:
+        if self.control.owns(handle):
+            return await self.control.read(handle, offset, size)
+        where, filesystem = self.nodes.find(handle)
+        data = await filesystem.read(where.ino, size, offset)
+        self.requests.counters.reads += 1
+        self.requests.counters.read_bytes += len(data)
+        return cast(bytes, data)  # pyfuse3 takes any buffer
+
+    @handler
+    async def write(self, handle: int, offset: int, data: Buffer) -> int:
+        if self.control.owns(handle):
+            await self.control.write(handle, bytes(data))
+            return len(data)
+        filesystem, ino = self._live(handle)
+        written = await filesystem.write(ino, data, offset)
+        self.requests.counters.writes += 1
+        self.requests.counters.write_bytes += written
+        return written
+
+    async def flush(self, handle: int) -> None:
+        # Once is enough: the kernel writes dirty pages at close by itself, and asks no more after this answer.
+        raise FUSEError(errno.ENOSYS)
+
+    @handler
+    async def fsync(self, handle: int, datasync: bool) -> None:
+        if not self.control.owns(handle):
+            await self._live(handle)[0].sync()
+
+    @handler
+    async def release(self, handle: int) -> None:
+        if self.control.owns(handle):
+            return
+        try:
+            where, filesystem = self.nodes.find(handle)
+        except OSError:
+            return  # of a tree that a restore replaced
+        if isinstance(filesystem, Filesystem):
+            filesystem.released(where.ino)
+
+    # -- the whole --------------------------------------------------------------------------------
+
+    async def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
+        for node, _ in inodes:
+            self.nodes.forget(node)
+
+    async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
+        numbers = self.nodes.filesystem.statfs()
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = BLOCK
+        data.f_blocks, data.f_bfree, data.f_bavail = numbers.blocks, numbers.free, numbers.free
+        data.f_files, data.f_ffree, data.f_favail = numbers.files, numbers.files_free, numbers.files_free
+        data.f_namemax = NAME_MAX
+        return data
+
+
+def _caller(ctx: Any) -> Caller:
+    return Caller(ctx.uid, ctx.gid, ctx.umask)

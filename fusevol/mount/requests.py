@@ -1,0 +1,69 @@
+"""Requests as they are served: what runs now, and counters in the manner of /proc/diskstats."""
+
+from time import monotonic_ns, time_ns
+from typing import NamedTuple
+
+__all__ = ["ActiveRequest", "Counters", "Requests"]
+
+
+class ActiveRequest(NamedTuple):
+    """A request being served: its number, operation, inode, and age in seconds."""
+
+    number: int
+    operation: str
+    inode: int
+    age: float
+
+
+class Counters:
+    """Cumulative counters since the mount. Times in nanoseconds; busy: time with at least one request under way."""
+
+    __slots__ = ("busy", "discard_bytes", "discards", "read_bytes", "read_ns", "reads", "requests", "write_bytes",
+                 "write_ns", "writes")  # fmt: skip
+
+    def __init__(self) -> None:
+        self.reads = self.read_bytes = self.read_ns = 0
+        self.writes = self.write_bytes = self.write_ns = 0
+        self.discards = self.discard_bytes = 0
+        self.requests = self.busy = 0
+
+
+class Requests:
+    """All requests of a mount."""
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self.mounted_at = time_ns()
+        self._active: dict[int, tuple[str, int, int]] = {}
+        self._next = 0
+        self._busy_since = 0
+
+    def begin(self, operation: str, inode: int) -> int:
+        """A request starts; returns its number, for `end`."""
+        number = self._next
+        self._next = number + 1
+        now = monotonic_ns()
+        if not self._active:
+            self._busy_since = now
+        self._active[number] = (operation, inode, now)
+        return number
+
+    def end(self, number: int) -> int:
+        """It is over; returns the nanoseconds it took."""
+        now = monotonic_ns()
+        _, _, started = self._active.pop(number)
+        self.counters.requests += 1
+        if not self._active:
+            self.counters.busy += now - self._busy_since
+        return now - started
+
+    def active(self) -> list[ActiveRequest]:
+        """What is being served, oldest first."""
+        now = monotonic_ns()
+        return [
+            ActiveRequest(number, operation, inode, (now - started) / 1e9)
+            for number, (operation, inode, started) in self._active.items()
+        ]
+
+    def __len__(self) -> int:
+        return len(self._active)

@@ -1,0 +1,175 @@
+"""What a mount does to its volume as a whole: commits, snapshots, restores, and what it tells of itself."""
+
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import trio
+
+from fusevol.errors import FusevolError, errno_of
+from fusevol.fs import ReadOnlyFilesystem, load_filesystem, open_snapshot
+from fusevol.log import LogVolume, Snapshot
+from fusevol.mount.nodes import Nodes
+from fusevol.mount.requests import Requests
+
+__all__ = ["Served"]
+
+_COMMIT_SECONDS = 5.0
+
+
+class Served:
+    """A volume while it is mounted.
+
+    sync_kernel: makes the kernel hand over what it holds back (syncfs), without blocking the loop.
+    forget_tree: makes the kernel forget all it knows of the tree, given the names in the root before and after.
+    """
+
+    def __init__(
+        self,
+        volume: LogVolume,
+        nodes: Nodes,
+        requests: Requests,
+        name: str,
+        sync_kernel: Callable[[], Awaitable[None]],
+        forget_tree: Callable[[set[bytes]], Awaitable[None]],
+    ) -> None:
+        self.volume = volume
+        self.nodes = nodes
+        self.requests = requests
+        self.name = name
+        self.last_snapshot: Snapshot | None = None
+        self.last_restore: dict[str, str] | None = None
+        self.commit_error: FusevolError | None = None
+        self._sync_kernel = sync_kernel
+        self._forget_tree = forget_tree
+        self._views: dict[int, AsyncExitStack] = {}
+        self._changing = trio.Lock()
+
+    async def commit_forever(self) -> None:
+        """Make everything durable every few seconds, and remember what that fails with."""
+        while True:
+            await trio.sleep(_COMMIT_SECONDS)
+            try:
+                await self.nodes.filesystem.sync()
+                self.commit_error = None
+            except FusevolError as error:
+                self.commit_error = error
+
+    async def flush(self) -> None:
+        """Make everything durable that was written before the call, through the kernel too."""
+        await self._sync_kernel()
+        await self.nodes.filesystem.sync()
+
+    async def snapshot(self, name: str, labels: dict[str, str]) -> Snapshot:
+        """Take a snapshot with every write that returned before the call. Raises as `LogVolume.snapshot`."""
+        async with self._changing:
+            await self._sync_kernel()
+            self.last_snapshot = await self.nodes.filesystem.snapshot(name, labels)
+            return self.last_snapshot
+
+    async def restore(self, name: str) -> Snapshot:
+        """Turn the live tree to a snapshot; return the safety snapshot. Raises as `LogVolume.restore`."""
+        async with self._changing:
+            await self._sync_kernel()
+            before = self._root_names()
+            safety = await self.nodes.filesystem.restore(name)
+            self.nodes.replaced(await load_filesystem(self.volume))
+            await self._forget_tree(before | self._root_names())
+            self.last_restore = {"restored": name, "safety_snapshot": safety.name}
+            return safety
+
+    def _root_names(self) -> set[bytes]:
+        return {entry.name for entry in self.nodes.filesystem.entries(1, most=1 << 40)}
+
+    async def delete_snapshot(self, name: str) -> None:
+        """Delete a snapshot that nobody has open. Raises as `LogVolume.delete_snapshot`."""
+        async with self._changing:
+            for snapshot in self.volume.snapshots():
+                if snapshot.name == name:
+                    await self.close_snapshot(snapshot.id)
+            await self.volume.delete_snapshot(name)
+
+    # -- snapshots in the mount -------------------------------------------------------------------
+
+    async def open_snapshot(self, name: str) -> tuple[int, ReadOnlyFilesystem] | None:
+        """A snapshot's id and tree, opened if it was not; None if there is none of that name."""
+        snapshot = next((item for item in self.volume.snapshots() if item.name == name), None)
+        if snapshot is None:
+            return None
+        if snapshot.id not in self.nodes.snapshots:
+            stack = AsyncExitStack()
+            filesystem = await open_snapshot(await stack.enter_async_context(self.volume.view(name)))
+            stack.callback(filesystem.close)
+            if snapshot.id in self.nodes.snapshots:  # somebody else was faster
+                await stack.aclose()
+            else:
+                self._views[snapshot.id], self.nodes.snapshots[snapshot.id] = stack, filesystem
+        return snapshot.id, self.nodes.snapshots[snapshot.id]
+
+    async def close_snapshot(self, number: int) -> None:
+        """Close a snapshot's tree; who still looks at it gets ESTALE."""
+        self.nodes.snapshots.pop(number, None)
+        if stack := self._views.pop(number, None):
+            await stack.aclose()
+
+    async def close(self) -> None:
+        """Close all snapshots."""
+        for number in list(self._views):
+            await self.close_snapshot(number)
+
+    # -- numbers ----------------------------------------------------------------------------------
+
+    async def used_size(self) -> int:
+        """Bytes that the volume's own space holds."""
+        return (await self.volume.usage()).total
+
+    async def stats(self) -> dict[str, Any]:
+        """Counters since the mount, in the manner of /proc/diskstats; bytes and milliseconds."""
+        counters, usage = self.requests.counters, await self.volume.usage()
+        return {
+            "reads": counters.reads,
+            "read_bytes": counters.read_bytes,
+            "writes": counters.writes,
+            "write_bytes": counters.write_bytes,
+            "requests": counters.requests,
+            "io_progress": len(self.requests),
+            "io_ms": counters.busy // 1_000_000,
+            "interval_ms": (time.time_ns() - self.requests.mounted_at) // 1_000_000,
+            "bytes_used": usage.total,
+            "usage": usage._asdict() | {"total": usage.total},
+        }
+
+    def status(self) -> dict[str, Any]:
+        """State, durability, and what went wrong last."""
+        durability = self.volume.durability
+        error = self.commit_error or self.volume.background_error
+        return {
+            "state": "error" if error else "mounted",
+            "error": str(error) if error else None,
+            "errno": errno_of(error) if error else None,
+            "host": socket.gethostname(),
+            "mounted_at": self.requests.mounted_at,
+            "durability": durability._asdict(),
+        }
+
+    def active(self) -> list[dict[str, Any]]:
+        """Requests under way."""
+        return [request._asdict() for request in self.requests.active()]
+
+    def snapshot_list(self) -> list[dict[str, Any]]:
+        """All snapshots, as JSON objects."""
+        return [snapshot_record(snapshot) for snapshot in self.volume.snapshots()]
+
+
+def snapshot_record(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot as a JSON object."""
+    return {
+        "id": snapshot.id,
+        "name": snapshot.name,
+        "created": snapshot.created,
+        "labels": snapshot.labels,
+        "auto": snapshot.auto,
+        "referenced": snapshot.mapped * 4096,
+    }

@@ -1,0 +1,90 @@
+"""A volume from its backend to its mountpoint, for as long as the mount lasts."""
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import trio
+
+from fusevol.backends.base import Backend
+from fusevol.fs import Filesystem, load_filesystem
+from fusevol.fs.layout import ROOT
+from fusevol.log import LogOptions, LogVolume, open_volume
+from fusevol.mount.control import Control
+from fusevol.mount.kernel import invalidate_entry, invalidate_inode, sync_filesystem
+from fusevol.mount.nodes import Nodes
+from fusevol.mount.operations import VolumeOperations
+from fusevol.mount.options import MountOptions
+from fusevol.mount.requests import Requests
+from fusevol.mount.served import Served
+from fusevol.mount.session import serve
+
+__all__ = ["serve_volume"]
+
+log = logging.getLogger(__name__)
+
+
+async def serve_volume(
+    backend: Backend,
+    volume_id: str,
+    mountpoint: Path,
+    *,
+    name: str,
+    ready: Callable[[], None],
+    size: int = 0,
+    control: str = "rw",
+    options: MountOptions | None = None,
+    log_options: LogOptions | None = None,
+) -> None:
+    """Attach a volume, mount it, and serve it until it is unmounted or this is cancelled; then make all durable.
+
+    size: the quota in bytes, 0 for none. control: "rw", "ro" or "off". ready: called once the mount answers.
+
+    Raises as `open_volume`, `load_filesystem` and `session.serve`. When it returns without an error, everything that
+    was written is durable.
+    """
+    async with open_volume(backend, volume_id, options=log_options) as volume:
+        filesystem = await load_filesystem(volume)
+        if filesystem.size != size:
+            filesystem.resize(size)
+        await _serve(volume, filesystem, mountpoint, name, ready, control, options or MountOptions(fsname=name))
+
+
+async def _serve(
+    volume: LogVolume,
+    filesystem: Filesystem,
+    mountpoint: Path,
+    name: str,
+    ready: Callable[[], None],
+    control: str,
+    options: MountOptions,
+) -> None:
+    async def sync_kernel() -> None:
+        await sync_filesystem(mountpoint)
+
+    async def forget_tree(names: set[bytes]) -> None:
+        # Below the root nothing is reachable any more once its names are forgotten: their ids are stale.
+        for entry in names:
+            with suppress(OSError):
+                await invalidate_entry(ROOT, entry)
+        with suppress(OSError):
+            await invalidate_inode(ROOT)
+
+    nodes, requests = Nodes(filesystem), Requests()
+    served = Served(volume, nodes, requests, name, sync_kernel, forget_tree)
+    operations = VolumeOperations(nodes, Control(served, control), requests, log.error)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served.commit_forever)
+            try:
+                await serve(operations, mountpoint, options, ready=ready)
+            finally:
+                nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await served.close()
+            try:
+                await nodes.filesystem.sync()
+            finally:
+                nodes.filesystem.close()
