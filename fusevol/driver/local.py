@@ -117,7 +117,7 @@ class LocalDriver(SnapshotDriver, Enumerator):
         The label `fusevol.pool` chooses the pool; a clone is in its parent's. Without a size, a clone has its
         parent's. exist_ok: a volume of that name, size and parent that is there already is the one asked for.
         """
-        check_name(locator.name, "the name of a volume")
+        check_name(locator.name, "volume")
         check_labels(locator.volume_labels, pool=True)
         check_spec(spec)
         record = Volume(
@@ -284,7 +284,7 @@ class LocalDriver(SnapshotDriver, Enumerator):
 
     async def snapshot(self, volume_id: str, *, readonly: bool, locator: VolumeLocator) -> str:
         """Make a snapshot of a volume, or a clone, as `SnapshotDriver.snapshot` says."""
-        check_name(locator.name, "the name of a snapshot" if readonly else "the name of a volume")
+        check_name(locator.name, "snapshot" if readonly else "volume")
         check_labels(locator.volume_labels)
         record = await self.store.get_vol(volume_id)
         if not readonly:

@@ -1,0 +1,53 @@
+"""fusevol gc."""
+
+from typing import Annotated
+
+import typer
+
+from fusevol.cli.options import JsonOption
+from fusevol.cli.output import print_json, print_table, progress
+from fusevol.cli.settings import drive
+from fusevol.cli.sizes import format_size
+
+__all__ = ["gc"]
+
+
+def gc(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Volumes; otherwise all of them.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Give back dead space, and remove leftovers.
+
+    Volumes give space back by themselves as they are written; this does it to the last block, now. Mounted volumes
+    are passed over. Leftovers are what an interrupted command made and did not finish.
+
+    Example:
+
+    \b
+      fusevol gc
+    """
+    from fusevol.driver import LocalDriver
+    from fusevol.driver.upkeep import Reclaimed
+
+    async def work(driver: LocalDriver) -> list[Reclaimed]:
+        if names:
+            volumes = [await driver.resolve(name) for name in names]
+        else:
+            volumes = [volume for volume, _ in await driver.store.volumes()]
+        done = []
+        with progress("gc", unit="volumes") as tell:
+            for number, volume in enumerate(volumes):
+                tell(number, len(volumes))
+                done.append(await driver.upkeep.gc(volume))
+        return done
+
+    done = drive(work)
+    if json:
+        print_json(done)
+        return
+    print_table(
+        ("NAME", "FREED", "NOTE"), [(item.name, format_size(item.freed), item.note or "-") for item in done],
+        right=("FREED",),
+    )  # fmt: skip

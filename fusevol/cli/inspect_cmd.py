@@ -1,0 +1,57 @@
+"""fusevol inspect."""
+
+from typing import Annotated
+
+import typer
+
+from fusevol.cli.options import JsonOption
+from fusevol.cli.output import print_fields, print_json
+from fusevol.cli.settings import drive
+from fusevol.cli.sizes import format_size
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    name: Annotated[str, typer.Argument(metavar="NAME[@SNAP]", help="A volume, or a snapshot of one.")],
+    json: JsonOption = False,
+) -> None:
+    """Show all there is to know of a volume or snapshot.
+
+    Example:
+
+    \b
+      fusevol inspect web
+      fusevol inspect web@before --json
+    """
+    from fusevol.api import parse_volume_ref
+    from fusevol.cli.objects import SnapshotObject, VolumeObject, snapshot_object, volume_object
+    from fusevol.driver import LocalDriver
+
+    async def work(driver: LocalDriver) -> VolumeObject | SnapshotObject:
+        found = await driver.resolve(parse_volume_ref(name))
+        if found.is_snapshot:
+            return snapshot_object(await driver.resolve(found.source.parent), found)
+        return await volume_object(driver, found)
+
+    found = drive(work)
+    if json:
+        print_json(found)
+        return
+    labels = "\n".join(f"{key}={value}" for key, value in sorted(found.labels.items())) or "-"
+    if isinstance(found, SnapshotObject):
+        fields = [
+            ("name", found.name), ("id", found.id), ("volume", found.volume), ("created", found.created),
+            ("automatic", "yes" if found.automatic else "no"), ("labels", labels),
+        ]  # fmt: skip
+    else:
+        fields = [
+            ("name", found.name), ("id", found.id), ("kind", found.kind), ("parent", found.parent or "-"),
+            ("state", found.state), ("size", format_size(found.size) if found.size else "no limit"),
+            ("pool", found.pool), ("labels", labels), ("sticky", "yes" if found.sticky else "no"),
+            ("created", found.created), ("mounted on", "\n".join(found.mounted_on) or "-"),
+            ("snapshots", str(found.snapshots)),
+        ]  # fmt: skip
+        if found.error:
+            fields.append(("error", found.error))
+    print_fields(fields)

@@ -1,0 +1,96 @@
+"""The JSON objects that commands print. docs/cli.md describes them; they only ever gain fields."""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fusevol.api import Volume
+from fusevol.driver.context import pool_of
+from fusevol.driver.specs import own_labels
+
+if TYPE_CHECKING:
+    from fusevol.driver import LocalDriver
+
+__all__ = ["SnapshotObject", "VolumeObject", "snapshot_object", "volume_object"]
+
+
+class VolumeObject(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume or clone."""
+
+    name: str
+    id: str
+    kind: str
+    parent: str | None
+    state: str
+    size: int
+    pool: str
+    labels: dict[str, str]
+    sticky: bool
+    created: str
+    mounted_on: list[str]
+    snapshots: int
+    error: str
+
+
+class SnapshotObject(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot."""
+
+    name: str
+    id: str
+    volume: str
+    created: str
+    automatic: bool
+    labels: dict[str, str]
+
+
+def time_text(volume: Volume) -> str:
+    """When a volume was created: RFC 3339, to the second, UTC."""
+    return volume.ctime.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+async def volume_object(driver: "LocalDriver", volume: Volume, snapshots: int | None = None) -> VolumeObject:
+    """The object of a volume. snapshots: how many it has, where that is known already."""
+    if snapshots is None:
+        snapshots = sum(child.is_snapshot for child in await driver.store.children(volume.id))
+    return VolumeObject(
+        name=volume.locator.name,
+        id=volume.id,
+        kind="clone" if volume.is_clone else "volume",
+        parent=await _parent_name(driver, volume),
+        state=volume.state.value,
+        size=volume.spec.size,
+        pool=pool_of(volume),
+        labels=own_labels(volume),
+        sticky=volume.spec.sticky,
+        created=time_text(volume),
+        mounted_on=list(volume.attach_path),
+        snapshots=snapshots,
+        error=volume.error,
+    )
+
+
+async def _parent_name(driver: "LocalDriver", volume: Volume) -> str | None:
+    """`volume` or `volume@snapshot`; the id of a parent that has no record."""
+    if not volume.source.parent:
+        return None
+    found = await driver.store.inspect([volume.source.parent])
+    if not found:
+        return volume.source.parent
+    parent = found[0]
+    if not parent.is_snapshot:
+        return parent.locator.name
+    return f"{await _parent_name(driver, parent)}@{parent.locator.name}"
+
+
+def snapshot_object(volume: Volume, snapshot: Volume) -> SnapshotObject:
+    """The object of a snapshot of `volume`."""
+    from fusevol.driver.snapshots import AUTO_LABEL
+
+    return SnapshotObject(
+        name=snapshot.locator.name,
+        id=snapshot.id,
+        volume=volume.locator.name,
+        created=time_text(snapshot),
+        automatic=AUTO_LABEL in snapshot.locator.volume_labels,
+        labels=own_labels(snapshot),
+    )

@@ -1,0 +1,76 @@
+"""Options and arguments that several commands take."""
+
+import contextlib
+from typing import Annotated
+
+import typer
+
+from fusevol.cli.sizes import parse_size
+from fusevol.errors import InvalidArgument
+
+__all__ = ["JsonOption", "LabelOption", "NameArgument", "RefArgument", "SizeOption", "parse_labels"]
+
+
+def _complete_volume(incomplete: str) -> list[str]:
+    """Names of volumes, for the shell's completion. Whatever goes wrong, it is not said there."""
+    import trio
+
+    from fusevol.cli.settings import home
+    from fusevol.errors import FusevolError
+    from fusevol.store import SqliteStore
+
+    async def names() -> list[str]:
+        store = SqliteStore(home().database, wait=0.5)
+        try:
+            return [volume.locator.name for volume, _ in await store.volumes()]
+        finally:
+            await store.aclose()
+
+    with contextlib.suppress(FusevolError, OSError):
+        if home().database.exists():
+            return [name for name in trio.run(names) if name.startswith(incomplete)]
+    return []
+
+
+def _parse_size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def parse_labels(texts: list[str] | None, *, empty: bool = False) -> dict[str, str]:
+    """Labels from `KEY=VALUE` texts. empty: an empty value is allowed; it removes the label.
+
+    Raises InvalidArgument.
+    """
+    labels: dict[str, str] = {}
+    for text in texts or []:
+        key, equals, value = text.partition("=")
+        if not key or not equals or not (value or empty):
+            raise InvalidArgument(f"label {text!r} is not of the form KEY=VALUE")
+        if key in labels:
+            raise InvalidArgument(f"label {key!r} is given twice")
+        labels[key] = value
+    return labels
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/cli.md describes it.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name or id of a volume.", autocompletion=_complete_volume)
+]
+RefArgument = Annotated[
+    str, typer.Argument(metavar="VOL@SNAP", help="A volume, and a snapshot of it.", autocompletion=_complete_volume)
+]
+SizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--size",
+        metavar="SIZE",
+        parser=_parse_size,
+        help="How much it may hold: 10G, 512MiB, or a number of bytes; 0 for no limit.",
+    ),
+]
+LabelOption = Annotated[
+    list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="A label; may be given several times.")
+]
