@@ -15,6 +15,7 @@ from fusevol.cli import (
     gc_cmd,
     inspect_cmd,
     ls_cmd,
+    mount_cmd,
     pool_cmd,
     rename_cmd,
     restore_cmd,
@@ -24,6 +25,7 @@ from fusevol.cli import (
     snapshot_cmd,
     snapshots_cmd,
     status_cmd,
+    umount_cmd,
     usage_cmd,
 )
 from fusevol.cli.completion_cmd import COMPLETION_VARIABLE
@@ -38,6 +40,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "rename": rename_cmd.rename,
     "set": set_cmd.set_,
     "rm": rm_cmd.rm,
+    "mount": mount_cmd.mount,
+    "umount": umount_cmd.umount,
     "snapshot": snapshot_cmd.snapshot,
     "snapshots": snapshots_cmd.snapshots,
     "restore": restore_cmd.restore,

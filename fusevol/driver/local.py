@@ -26,6 +26,7 @@ from fusevol.api import (
 )
 from fusevol.driver.attachment import believed
 from fusevol.driver.context import POOL_LABEL, Context, pool_of
+from fusevol.driver.mounting import Mounting
 from fusevol.driver.snapshots import CLONE_LABEL, Snapshots
 from fusevol.driver.specs import check_labels, check_spec, own_labels
 from fusevol.driver.upkeep import Upkeep
@@ -67,6 +68,7 @@ class LocalDriver(SnapshotDriver, Enumerator):
         self.store = self.context.store
         self.snapshots = Snapshots(self.context)
         self.upkeep = Upkeep(self.context, self.snapshots)
+        self.mounting = Mounting(self.context)
 
     async def __aenter__(self) -> "LocalDriver":
         return self

@@ -45,6 +45,7 @@ class Control:
             b"restore": (self._last_restore, self._restore),
             b"delete-snapshot": (None, served.delete_snapshot),
             b"flush": (self._durability, self._flush),
+            b"size": (self._size, self._resize),
             b"used_size": (served.used_size, None),
             b"active_requests": (self._active_count, None),
             b"requests": (self._active, None),
@@ -198,6 +199,11 @@ class Control:
 
     async def _flush(self, _: str) -> None:
         await self._served.flush()
+
+    async def _resize(self, text: str) -> None:
+        if not text.isascii() or not text.isdigit():
+            raise OSError(errno.EINVAL, "not a number of bytes")
+        await self._served.resize(int(text))
 
     async def _last_snapshot(self) -> object:
         last = self._served.last_snapshot

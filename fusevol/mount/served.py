@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from fusevol.errors import FusevolError, errno_of
+from fusevol.errors import FusevolError, InvalidArgument, errno_of
 from fusevol.fs import ReadOnlyFilesystem, load_filesystem, open_snapshot
 from fusevol.log import LogVolume, Snapshot
 from fusevol.mount.nodes import Nodes
@@ -82,6 +82,14 @@ class Served:
 
     def _root_names(self) -> set[bytes]:
         return {entry.name for entry in self.nodes.filesystem.entries(1, most=1 << 40)}
+
+    async def resize(self, size: int) -> None:
+        """Set the quota in bytes, 0 for none; durable when it returns. Raises InvalidArgument below what is used."""
+        filesystem = self.nodes.filesystem
+        if size and size < filesystem.used_size:
+            raise InvalidArgument(f"the volume holds {filesystem.used_size} bytes, and cannot be made smaller")
+        filesystem.resize(size)
+        await filesystem.sync()
 
     async def delete_snapshot(self, name: str) -> None:
         """Delete a snapshot that nobody has open. Raises as `LogVolume.delete_snapshot`."""

@@ -1,0 +1,44 @@
+"""fusevol umount."""
+
+from typing import Annotated
+
+import typer
+
+from fusevol.cli.options import JsonOption
+from fusevol.cli.output import print_json
+from fusevol.cli.settings import drive
+from fusevol.errors import VolumeDetached
+
+__all__ = ["umount"]
+
+
+def umount(
+    target: Annotated[str, typer.Argument(metavar="NAME|PATH", help="The volume, or where it is mounted.")],
+    json: JsonOption = False,
+) -> None:
+    """Unmount a volume. When this returns without an error, everything written to it is durable.
+
+    Example:
+
+    \b
+      fusevol umount web
+      fusevol umount /mnt/web
+    """
+    from fusevol.driver import LocalDriver
+
+    async def work(driver: LocalDriver) -> dict[str, str]:
+        if "/" in target:
+            volume_id, path = await driver.mounting.mounted_at(target), target
+            if not volume_id:
+                raise VolumeDetached(f"no volume is mounted on {target}")
+        else:
+            volume_id, path = (await driver.resolve(target)).id, ""
+        volume = await driver.resolve(volume_id)
+        await driver.mounting.unmount(volume_id, path)
+        return {"id": volume_id, "name": volume.locator.name}
+
+    done = drive(work)
+    if json:
+        print_json(done)
+    else:
+        print(f'volume "{done["name"]}" is unmounted')

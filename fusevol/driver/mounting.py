@@ -1,0 +1,127 @@
+"""Mounting and unmounting: starting and ending the process that serves a volume."""
+
+import os
+import select
+from collections.abc import Mapping
+from pathlib import Path
+
+import trio
+
+from fusevol.api import Volume
+from fusevol.driver.attachment import server_of
+from fusevol.driver.context import Context
+from fusevol.driver.mounts import FS_TYPE, mount_at
+from fusevol.errors import BackendError, InvalidArgument, NotSupported, VolumeBusy, VolumeDetached
+from fusevol.store.processes import Process
+
+__all__ = ["Mounting"]
+
+#: Seconds that an unmounted volume may take to make its last writes durable.
+_PATIENCE = 600.0
+
+
+class Mounting:
+    """Mounts of the volumes of one state directory."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def mount(self, volume_id: str, path: str, options: Mapping[str, str] | None = None) -> Volume:
+        """Mount a volume on a directory, and return its record. Mounting where it is mounted already is no error.
+
+        options: as of mount(8), flags with the value "". Raises VolumeNotFound, VolumeBusy (it, or the directory, is
+        in use), InvalidArgument (the directory, an option), CorruptData, NotSupported, BackendError.
+        """
+        from fusevol.driver.server import mount_options, serve_mount
+        from fusevol.mount.process import spawn
+
+        path = absolute(path)
+        async with self._context.hold(volume_id) as volume:
+            name = volume.locator.name
+            if volume.is_snapshot:
+                raise NotSupported(
+                    f'snapshot "{name}" cannot be mounted by itself',
+                    hint="look into .fusevol/snapshots of its volume's mount, or mount a clone of it",
+                )
+            mount_options(dict(options or {}), name)
+            if volume.attached_on:
+                if path in volume.attach_path and self._context.control(volume):
+                    return volume
+                self._context.refuse_if_mounted(volume, "mounted twice")
+            arguments = self.arguments(volume, path, options)
+            log_file = self._context.home.path / "log" / f"{volume.id}.log"
+            await trio.to_thread.run_sync(
+                lambda: spawn(serve_mount, arguments, log_file=log_file, title=f"{name} on {path}")
+            )
+            return await self._context.store.get_vol(volume_id)
+
+    def arguments(self, volume: Volume, path: str, options: Mapping[str, str] | None) -> dict[str, object]:
+        """What the serving process is to be told."""
+        home = str(Path(self._context.home.path).absolute())
+        return {"home": home, "volume_id": volume.id, "path": path, "options": dict(options or {})}
+
+    async def mounted_at(self, path: str) -> str:
+        """The id of the volume mounted on a path, or "" if there is none."""
+        path = absolute(path)
+        mount = mount_at(path)
+        if mount is None or mount.type != FS_TYPE:
+            return ""
+        for volume in await self._context.store.enumerate():
+            if path in volume.attach_path:
+                return volume.id
+        return ""
+
+    async def unmount(self, volume_id: str, path: str = "") -> None:
+        """Unmount a volume; everything written to it is durable when this returns.
+
+        path: where, if it matters. Raises VolumeNotFound, VolumeDetached (not mounted, or not there), VolumeBusy (in
+        use), BackendError (what was written last may not be durable).
+        """
+        volume = await self._context.store.get_vol(volume_id)
+        name, server = volume.locator.name, server_of(volume)
+        async with self._context.hold(volume_id) as volume:
+            where = absolute(path) if path else next(iter(volume.attach_path), "")
+            if not volume.attached_on or where not in volume.attach_path:
+                at = f" on {where}" if path else ""
+                raise VolumeDetached(f'volume "{name}" is not mounted{at}')
+        # Not held from here on: the serving process ends by itself, which may take as long as the last writes do.
+        await trio.to_thread.run_sync(lambda: _unmount(where, name))
+        if server is not None:
+            await trio.to_thread.run_sync(lambda: _wait(server, name))
+        after = await self._context.store.get_vol(volume_id)
+        if after.error:
+            raise BackendError(f'volume "{name}" is unmounted, but not cleanly: {after.error}')
+
+
+def absolute(path: str) -> str:
+    """A path as records have it; its last part is not resolved. Raises InvalidArgument."""
+    if not path or "\0" in path:
+        raise InvalidArgument(f"{path!r} is no path")
+    parent, last = os.path.split(os.path.abspath(path))
+    return os.path.normpath(os.path.join(os.path.realpath(parent), last))
+
+
+def _unmount(path: str, name: str) -> None:
+    from fusevol.mount.attaching import unmount
+    from fusevol.mount.mounttable import find
+
+    mounted = find(Path(path))
+    if mounted is None:
+        return
+    try:
+        unmount(mounted)
+    except VolumeBusy as error:
+        raise VolumeBusy(f'volume "{name}" is in use on {path}', hint=f"to see by whom: fuser -vm {path}") from error
+
+
+def _wait(server: Process, name: str) -> None:
+    """Wait for a process to end. Blocks."""
+    try:
+        fd = os.pidfd_open(server.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if server.alive and not select.select([fd], [], [], _PATIENCE)[0]:
+            raise VolumeBusy(f'volume "{name}" is unmounted, but its last writes are still under way')
+    finally:
+        os.close(fd)

@@ -1,0 +1,101 @@
+"""The process that serves one mounted volume: what `spawn` runs for `fusevol mount`."""
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from fusevol.api import Volume
+from fusevol.driver.attachment import attached, detached
+from fusevol.driver.context import Context
+from fusevol.errors import FusevolError, InvalidArgument, NotSupported, VolumeNotFound
+from fusevol.home import Home
+from fusevol.mount.options import MountOptions
+from fusevol.mount.process import Arguments
+from fusevol.mount.serving import serve_volume
+from fusevol.store.processes import Process
+
+__all__ = ["mount_options", "serve_mount"]
+
+log = logging.getLogger(__name__)
+
+_FLAGS = {
+    "ro": ("read_only", True),
+    "rw": ("read_only", False),
+    "nosuid": ("nosuid", True),
+    "suid": ("nosuid", False),
+    "nodev": ("nodev", True),
+    "dev": ("nodev", False),
+    "noexec": ("noexec", True),
+    "exec": ("noexec", False),
+    "noatime": ("noatime", True),
+    "relatime": ("noatime", False),
+    "allow_other": ("allow_other", True),
+}
+_CONTROL = ("rw", "ro", "off")
+
+
+def mount_options(options: dict[str, str], name: str) -> tuple[MountOptions, str]:
+    """Mount options, and the mode of the control directory, from what `-o` said; a flag has the value "".
+
+    Raises InvalidArgument for an option that is not known.
+    """
+    found: dict[str, Any] = {}
+    control = "rw"
+    for key, value in options.items():
+        if key == "control" and value in _CONTROL:
+            control = value
+        elif key in _FLAGS and not value:
+            field, setting = _FLAGS[key]
+            found[field] = setting
+        else:
+            said = f"{key}={value}" if value else key
+            known = ", ".join([*_FLAGS, "control=" + "|".join(_CONTROL)])
+            raise InvalidArgument(f'mount option "{said}" is not known', hint=f"known are: {known}")
+    return MountOptions(fsname=name, **found), control
+
+
+async def serve_mount(arguments: Arguments, ready: Callable[[], None]) -> None:
+    """Mount a volume and serve it until it is unmounted or ended by a signal; an entry for `mount.process`.
+
+    arguments: home, volume_id, path, options. Writes down in the volume's record who serves it, and how that ended.
+    Whoever starts this holds the volume's lock until it is ready.
+    """
+    context = Context(Home(arguments["home"]), command=f"serving {arguments['path']}")
+    volume_id, path, options = str(arguments["volume_id"]), str(arguments["path"]), dict(arguments["options"])
+    failure = ""
+    try:
+        record = await context.store.get_vol(volume_id)
+        name = record.locator.name
+        if record.spec.format not in (record.format, type(record.format).NONE):
+            raise NotSupported(f'volume "{name}" is to hold {record.spec.format}, which this version cannot mount')
+        mounting, control = mount_options(options, name)
+        server = Process.current(command=f"serving {path}")
+        await context.change(volume_id, lambda volume: attached(volume, path, server, options))
+        try:
+            await serve_volume(
+                context.backend_of(record), volume_id, Path(path), name=name, ready=ready, size=record.spec.size,
+                control=control, options=mounting,
+            )  # fmt: skip
+        except FusevolError as error:
+            failure = str(error)
+            raise
+        finally:
+            with trio.CancelScope(shield=True):
+                await _write_down(context, volume_id, failure)
+    finally:
+        await context.aclose()
+
+
+async def _write_down(context: Context, volume_id: str, failure: str) -> None:
+    """Say in the record that nobody serves the volume any more, and if so that the end was not clean."""
+
+    def change(volume: Volume) -> Volume:
+        return msgspec.structs.replace(detached(volume), error=failure)
+
+    with suppress(VolumeNotFound):
+        await context.change(volume_id, change)
