@@ -5,13 +5,13 @@ from typing import Annotated
 import typer
 
 from fusevol.cli.create_cmd import create
-from fusevol.cli.options import JsonOption, LabelOption, SizeOption
+from fusevol.cli.options import JsonOption, LabelOption, SizeOption, complete_volume
 
 __all__ = ["clone"]
 
 
 def clone(
-    source: Annotated[str, typer.Argument(metavar="VOL[@SNAP]", help="What to clone.")],
+    source: Annotated[str, typer.Argument(metavar="VOL[@SNAP]", help="What to clone.", autocompletion=complete_volume)],
     new: Annotated[str, typer.Argument(metavar="NEW", help="Name of the new volume.")],
     size: SizeOption = None,
     label: LabelOption = None,

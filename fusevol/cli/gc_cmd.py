@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fusevol.cli.options import JsonOption
+from fusevol.cli.options import JsonOption, complete_volume
 from fusevol.cli.output import print_json, print_table, progress
 from fusevol.cli.settings import drive
 from fusevol.cli.sizes import format_size
@@ -14,7 +14,8 @@ __all__ = ["gc"]
 
 def gc(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Volumes; otherwise all of them.")
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Volumes; otherwise all of them.", autocompletion=complete_volume),
     ] = None,
     json: JsonOption = False,
 ) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fusevol.cli.options import JsonOption
+from fusevol.cli.options import JsonOption, complete_volume
 from fusevol.cli.output import print_fields, print_json
 from fusevol.cli.settings import drive
 from fusevol.cli.sizes import format_size
@@ -13,7 +13,10 @@ __all__ = ["inspect"]
 
 
 def inspect(
-    name: Annotated[str, typer.Argument(metavar="NAME[@SNAP]", help="A volume, or a snapshot of one.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME[@SNAP]", help="A volume, or a snapshot of one.", autocompletion=complete_volume),
+    ],
     json: JsonOption = False,
 ) -> None:
     """Show all there is to know of a volume or snapshot.

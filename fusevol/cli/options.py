@@ -8,10 +8,10 @@ import typer
 from fusevol.cli.sizes import parse_size
 from fusevol.errors import InvalidArgument
 
-__all__ = ["JsonOption", "LabelOption", "NameArgument", "RefArgument", "SizeOption", "parse_labels"]
+__all__ = ["JsonOption", "LabelOption", "NameArgument", "RefArgument", "SizeOption", "complete_volume", "parse_labels"]
 
 
-def _complete_volume(incomplete: str) -> list[str]:
+def complete_volume(incomplete: str) -> list[str]:
     """Names of volumes, for the shell's completion. Whatever goes wrong, it is not said there."""
     import trio
 
@@ -57,10 +57,10 @@ def parse_labels(texts: list[str] | None, *, empty: bool = False) -> dict[str, s
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/cli.md describes it.")]
 NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="Name or id of a volume.", autocompletion=_complete_volume)
+    str, typer.Argument(metavar="NAME", help="Name or id of a volume.", autocompletion=complete_volume)
 ]
 RefArgument = Annotated[
-    str, typer.Argument(metavar="VOL@SNAP", help="A volume, and a snapshot of it.", autocompletion=_complete_volume)
+    str, typer.Argument(metavar="VOL@SNAP", help="A volume, and a snapshot of it.", autocompletion=complete_volume)
 ]
 SizeOption = Annotated[
     int | None,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fusevol.cli.options import JsonOption
+from fusevol.cli.options import JsonOption, complete_volume
 from fusevol.cli.output import print_json
 from fusevol.cli.settings import drive
 
@@ -12,7 +12,12 @@ __all__ = ["rm"]
 
 
 def rm(
-    names: Annotated[list[str], typer.Argument(metavar="NAME[@SNAP]...", help="Volumes and snapshots to delete.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME[@SNAP]...", help="Volumes and snapshots to delete.", autocompletion=complete_volume
+        ),
+    ],
     snapshots: Annotated[
         bool, typer.Option("--snapshots", help="Delete a volume together with its snapshots.")
     ] = False,
