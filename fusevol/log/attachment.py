@@ -15,7 +15,7 @@ from fusevol.errors import BackendError, CorruptData, Fenced, ManifestConflict, 
 from fusevol.log.format import INDEX_BITS, LAST_EPOCH
 from fusevol.log.records import Blob, Manifest
 
-__all__ = ["Attachment", "Diverged", "read_manifest", "update_manifest"]
+__all__ = ["Attachment", "Diverged", "check_ready", "read_manifest", "update_manifest"]
 
 _RETRIES = 16
 
@@ -56,6 +56,19 @@ async def update_manifest(
     raise VolumeBusy(f'the manifest of volume "{volume_id}" keeps changing; try again')
 
 
+def check_ready(manifest: Manifest, volume_id: str) -> None:
+    """Raise CorruptData for a volume whose creation or deletion was interrupted."""
+    if manifest.state == "deleting":
+        raise CorruptData(
+            f'volume "{volume_id}" is being deleted, or its deletion was interrupted', hint="delete it again"
+        )
+    if manifest.state != "ready":
+        raise CorruptData(
+            f'volume "{volume_id}" is {manifest.state}: its creation was interrupted',
+            hint="delete it and create it again",
+        )
+
+
 class Diverged(BackendError):
     """A change that the backend had failed took effect after all, and this writer has gone on without it."""
 
@@ -83,15 +96,7 @@ class Attachment:
         writer = secrets.token_hex(8)
 
         def take(manifest: Manifest) -> Manifest:
-            if manifest.state == "deleting":
-                raise CorruptData(
-                    f'volume "{volume_id}" is being deleted, or its deletion was interrupted', hint="delete it again"
-                )
-            if manifest.state != "ready":
-                raise CorruptData(
-                    f'volume "{volume_id}" is {manifest.state}: its creation was interrupted',
-                    hint="delete it and create it again",
-                )
+            check_ready(manifest, volume_id)
             return msgspec.structs.replace(manifest, epoch=_next(manifest, volume_id), writer=writer)
 
         return cls(backend, volume_id, *await update_manifest(backend, volume_id, take))

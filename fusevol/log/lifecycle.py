@@ -18,7 +18,7 @@ from fusevol.errors import (
     VolumeNotFound,
 )
 from fusevol.log.appender import Appender
-from fusevol.log.attachment import Attachment, read_manifest, update_manifest
+from fusevol.log.attachment import Attachment, check_ready, read_manifest, update_manifest
 from fusevol.log.datapath import DataPath
 from fusevol.log.extents import ExtentMap
 from fusevol.log.format import BLOCK_SHIFT, INDEX_BITS, KIND_MAP
@@ -263,6 +263,7 @@ async def _attach(backend: Backend, volume_id: str, options: LogOptions, nursery
 async def _open_read_only(backend: Backend, volume_id: str, options: LogOptions, nursery: trio.Nursery) -> LogVolume:
     for attempt in range(_READ_RETRIES):
         manifest, _ = await read_manifest(backend, volume_id)
+        check_ready(manifest, volume_id)
         reader, cache = _reader(backend, volume_id, manifest), NodeCache(options.cached_nodes)
         try:
             state, record = await _read_state(reader, manifest)

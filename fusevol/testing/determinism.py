@@ -46,7 +46,8 @@ def run(function: Callable[..., Awaitable[T]], *args: Any, seed: object) -> T:
 class Dawdling(Wrapper):
     """Lets other tasks run, now more and now less often, before and after each call; answers no read at once.
 
-    So calls of a MemoryBackend take time, overlap, and return in another order than they began.
+    So calls of a MemoryBackend take time, overlap, and return in another order than they began. One that is
+    cancelled has had no effect.
     """
 
     _TURNS = (0, 0, 1, 2, 5, 20)
@@ -55,15 +56,16 @@ class Dawdling(Wrapper):
         super().__init__(inner)
         self._random = random.Random(f"{seed}")
 
-    async def _dawdle(self) -> None:
-        for _ in range(self._random.choice(self._TURNS)):
-            await trio.lowlevel.checkpoint()
+    async def _dawdle(self, *, done: bool = False) -> None:
+        with trio.CancelScope(shield=done):
+            for _ in range(self._random.choice(self._TURNS)):
+                await trio.lowlevel.checkpoint()
 
     async def read(self, volume_id: str, size: int, offset: int) -> Buffer:
         """Dawdle and forward."""
         await self._dawdle()
         data = await self.inner.read(volume_id, size, offset)
-        await self._dawdle()
+        await self._dawdle(done=True)
         return data
 
     def read_nowait(self, volume_id: str, size: int, offset: int) -> Buffer | None:
@@ -74,31 +76,31 @@ class Dawdling(Wrapper):
         """Dawdle and forward."""
         await self._dawdle()
         written = await self.inner.write(volume_id, data, offset)
-        await self._dawdle()
+        await self._dawdle(done=True)
         return written
 
     async def flush(self, volume_id: str) -> None:
         """Dawdle and forward."""
         await self._dawdle()
         await self.inner.flush(volume_id)
-        await self._dawdle()
+        await self._dawdle(done=True)
 
     async def discard(self, volume_id: str, length: int, offset: int) -> None:
         """Dawdle and forward."""
         await self._dawdle()
         await self.inner.discard(volume_id, length, offset)
-        await self._dawdle()
+        await self._dawdle(done=True)
 
     async def get_manifest(self, volume_id: str) -> Manifest:
         """Dawdle and forward."""
         await self._dawdle()
         manifest = await self.inner.get_manifest(volume_id)
-        await self._dawdle()
+        await self._dawdle(done=True)
         return manifest
 
     async def put_manifest(self, volume_id: str, data: Buffer, if_version: str) -> str:
         """Dawdle and forward."""
         await self._dawdle()
         version = await self.inner.put_manifest(volume_id, data, if_version)
-        await self._dawdle()
+        await self._dawdle(done=True)
         return version

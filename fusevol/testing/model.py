@@ -6,10 +6,11 @@ So a model answers not only what is where, but also who holds how much.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from fusevol.api.io import Buffer
 
-__all__ = ["BLOCK", "LAST_BLOCK", "ZONES", "Block", "State", "Tree", "VolumeModel", "difference"]
+__all__ = ["BLOCK", "LAST_BLOCK", "ZONES", "Block", "Held", "State", "Tree", "VolumeModel", "difference"]
 
 BLOCK = 4096
 LAST_BLOCK = (1 << 63) // BLOCK
@@ -46,13 +47,22 @@ class State:
     snapshots: Mapping[str, Tree]
 
 
+class Held(NamedTuple):
+    """Blocks: of the live tree, those of them that another volume wrote, own ones, those only snapshots have."""
+
+    live: int
+    inherited: int
+    data: int
+    snapshots: int
+
+
 @dataclass(slots=True)
 class VolumeModel:
     """A volume: the live tree, and the snapshots by name."""
 
     volume_id: str
     live: dict[int, Block] = field(default_factory=dict)
-    snapshots: dict[str, Tree] = field(default_factory=dict)
+    snapshots: Mapping[str, Tree] = field(default_factory=dict)
 
     def write(self, data: Buffer, offset: int) -> None:
         """Write at any byte offset; every block that is touched is a new one."""
@@ -83,39 +93,24 @@ class VolumeModel:
 
     def state(self) -> State:
         """The volume as it is now."""
-        return State(dict(self.live), dict(self.snapshots))
+        return State(dict(self.live), self.snapshots)
 
     def adopt(self, state: State) -> None:
         """Become `state`."""
-        self.live, self.snapshots = dict(state.live), dict(state.snapshots)
+        self.live, self.snapshots = dict(state.live), state.snapshots
 
     # -- who holds what; in blocks ------------------------------------------------------------------
 
     def _own(self, trees: Iterable[Tree]) -> set[Block]:
         return {block for tree in trees for block in tree.values() if block.owner == self.volume_id}
 
-    @property
-    def mapped(self) -> int:
-        """Blocks of the live tree."""
-        return len(self.live)
-
-    @property
-    def inherited(self) -> int:
-        """Those of them that another volume wrote."""
-        return sum(block.owner != self.volume_id for block in self.live.values())
-
-    @property
-    def data(self) -> int:
-        """Blocks that this volume wrote and that the live tree or a snapshot holds."""
-        return len(self._own((self.live, *self.snapshots.values())))
-
-    @property
-    def only_snapshots(self) -> int:
-        """Those of them the live tree has not."""
-        return len(self._own(self.snapshots.values()) - self._own([self.live]))
+    def held(self) -> "Held":
+        """Who holds how much."""
+        live, own = self._own([self.live]), self._own((self.live, *self.snapshots.values()))
+        return Held(len(self.live), len(self.live) - len(live), len(own), len(own - live))
 
     def exclusive(self, name: str) -> int:
-        """Those of them that only this snapshot holds."""
+        """Blocks of this volume's own that only this snapshot holds."""
         others = [self.live, *(tree for other, tree in self.snapshots.items() if other != name)]
         return len(self._own([self.snapshots[name]]) - self._own(others))
 

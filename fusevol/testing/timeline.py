@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from fusevol.log import LogVolume
-from fusevol.testing.model import BLOCK, ZONES, State, Tree, difference
+from fusevol.testing.model import BLOCK, ZONES, Held, State, Tree, VolumeModel, difference
 
 __all__ = ["AUTO", "Barrier", "Image", "Timeline", "capture"]
 
@@ -20,15 +20,16 @@ Zones = tuple[bytes, ...]
 
 
 class Image(NamedTuple):
-    """Everything that can be read of a volume: its zones, those of each snapshot, and the automatic snapshots."""
+    """Everything that can be seen of a volume: its zones, those of each snapshot, and who holds how much."""
 
     live: Zones
     snapshots: Mapping[str, Zones]
     auto: frozenset[str]
+    held: Held
 
 
 async def capture(volume: LogVolume) -> Image:
-    """Read a volume and all its snapshots."""
+    """Read a volume and all its snapshots, and what they hold."""
     live = tuple([bytes(await volume.read(count * BLOCK, start * BLOCK)) for start, count in ZONES])
     snapshots = {}
     for record in volume.snapshots():
@@ -36,7 +37,9 @@ async def capture(volume: LogVolume) -> Image:
             snapshots[record.name] = tuple(
                 [bytes(await view.read(count * BLOCK, start * BLOCK)) for start, count in ZONES]
             )
-    return Image(live, snapshots, frozenset(record.name for record in volume.snapshots() if record.auto))
+    usage = await volume.usage()
+    held = Held(*(size // BLOCK for size in (usage.live, usage.inherited, usage.data, usage.snapshots)))
+    return Image(live, snapshots, frozenset(record.name for record in volume.snapshots() if record.auto), held)
 
 
 @dataclass(slots=True, eq=False)
@@ -47,11 +50,16 @@ class Barrier:
     begun: int
     ended: int | None = None
 
+    def done(self, cut: int) -> bool:
+        """Whether it had returned before the cut."""
+        return self.ended is not None and self.ended <= cut
+
 
 @dataclass(slots=True)
 class Timeline:
     """The barriers of one volume."""
 
+    volume_id: str
     barriers: list[Barrier] = field(default_factory=list)
 
     def begin(self, position: int, *states: State) -> list[Barrier]:
@@ -62,22 +70,36 @@ class Timeline:
 
     def candidates(self, cut: int) -> list[State]:
         """The states that the volume may be in after a cut, the last first."""
-        done = [i for i, barrier in enumerate(self.barriers) if barrier.ended is not None and barrier.ended <= cut]
+        done = [i for i, barrier in enumerate(self.barriers) if barrier.done(cut)]
         first = done[-1] if done else 0
-        return [barrier.state for barrier in reversed(self.barriers[first:]) if barrier.begun < cut]
+        return [barrier.state for barrier in reversed(self.barriers[first:]) if barrier.done(cut) or barrier.begun < cut]
 
     def find(self, image: Image, cut: int) -> State:
         """The one of them that `image` shows, safety snapshots named. AssertionError if it shows none."""
         candidates = self.candidates(cut)
-        reasons = []
+        reasons: list[str] = []
         for state in candidates:
             named = _named(state, image)
-            reason = _difference(named, image)
+            reason = self._difference(named, image)
             if reason is None:
                 return named
             reasons.append(reason)
         listed = "\n".join(f"  - {reason}" for reason in reasons)
         raise AssertionError(f"the volume is in none of the {len(candidates)} states it may be in:\n{listed}")
+
+    def _difference(self, state: State, image: Image) -> str | None:
+        if set(state.snapshots) != set(image.snapshots):
+            return f"snapshots {sorted(image.snapshots)} instead of {sorted(state.snapshots)}"
+        trees: Iterable[tuple[str, Tree, Zones]] = [
+            ("the live volume", state.live, image.live),
+            *((f"snapshot {name}", tree, image.snapshots[name]) for name, tree in state.snapshots.items()),
+        ]
+        for what, tree, zones in trees:
+            for (start, _), found in zip(ZONES, zones, strict=True):
+                if reason := difference(tree, found, start):
+                    return f"{what}: {reason}"
+        held = VolumeModel(self.volume_id, dict(state.live), state.snapshots).held()
+        return f"it holds {image.held} blocks, not {held}" if held != image.held else None
 
 
 def _named(state: State, image: Image) -> State:
@@ -88,17 +110,3 @@ def _named(state: State, image: Image) -> State:
     return replace(
         state, snapshots={unknown[0] if name == AUTO else name: tree for name, tree in state.snapshots.items()}
     )
-
-
-def _difference(state: State, image: Image) -> str | None:
-    if set(state.snapshots) != set(image.snapshots):
-        return f"snapshots {sorted(image.snapshots)} instead of {sorted(state.snapshots)}"
-    trees: Iterable[tuple[str, Tree, Zones]] = [
-        ("the live volume", state.live, image.live),
-        *((f"snapshot {name}", tree, image.snapshots[name]) for name, tree in state.snapshots.items()),
-    ]
-    for what, tree, zones in trees:
-        for (start, _), found in zip(ZONES, zones, strict=True):
-            if reason := difference(tree, found, start):
-                return f"{what}: {reason}"
-    return None

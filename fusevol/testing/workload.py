@@ -61,12 +61,15 @@ class Known:
 
     model: VolumeModel
     begun: int
-    timeline: Timeline = field(default_factory=Timeline)
+    timeline: Timeline = field(init=False)
     origin: tuple[str, str] | None = None
     made: int | None = None
     deleting: int | None = None
     deleted: int | None = None
     attached: Attached | None = None
+
+    def __post_init__(self) -> None:
+        self.timeline = Timeline(self.model.volume_id)
 
     @property
     def volume(self) -> LogVolume:
@@ -76,19 +79,12 @@ class Known:
 
 
 async def verify(volume: LogVolume, model: VolumeModel) -> None:
-    """The volume and all snapshots read as they should, and usage is what the model counts."""
-    Timeline([Barrier(model.state(), 0, 0)]).find(await capture(volume), 1)
-    usage = await volume.usage()
-    found = {"live": usage.live, "inherited": usage.inherited, "data": usage.data, "snapshots": usage.snapshots}
-    blocks = {name: size / BLOCK for name, size in found.items()}
-    wanted = {
-        "live": model.mapped, "inherited": model.inherited, "data": model.data, "snapshots": model.only_snapshots,
-    }  # fmt: skip
-    assert blocks == wanted, f"usage is {blocks}, not {wanted} blocks"
+    """The volume and all snapshots read as they should, and hold what the model counts."""
+    Timeline(model.volume_id, [Barrier(model.state(), 0, 0)]).find(await capture(volume), 1)
     for name in model.snapshots:
         counted = await volume.snapshot_usage(name)
-        wanted_pair = len(model.snapshots[name]), model.exclusive(name)
-        assert (counted.referenced / BLOCK, counted.exclusive / BLOCK) == wanted_pair, f"{name}: {counted}"
+        wanted = len(model.snapshots[name]), model.exclusive(name)
+        assert (counted.referenced / BLOCK, counted.exclusive / BLOCK) == wanted, f"{name}: {counted}, not {wanted}"
 
 
 async def verify_space(backend: Backend, volume: LogVolume) -> None:
@@ -96,27 +92,29 @@ async def verify_space(backend: Backend, volume: LogVolume) -> None:
     await volume.reclaim()
     usage, used = await volume.usage(), await backend.used_size(volume.volume_id)
     assert usage.total == used, f"{usage} has {usage.total} in all, and the space holds {used}"
-    assert not usage.reclaimable or usage.reclaimable <= used, usage
 
 
 class Workload:
     """Volumes and their models, and the steps that change both.
 
+    volumes: what the backend has already. check_every: after so many steps everything is verified (0: never).
     clock: gives positions for the timelines (the length of a journal); a counter if not given.
     """
 
     def __init__(
         self, backend: Backend, seed: object, *, options: LogOptions | None = None,
-        clock: Callable[[], int] | None = None, check_every: int = 25,
+        clock: Callable[[], int] | None = None, check_every: int = 25, volumes: dict[str, Known] | None = None,
     ) -> None:  # fmt: skip
         self.backend = backend
         self.choose = random.Random(f"{seed}")
         self.options = options or random_options(self.choose)
-        self.volumes: dict[str, Known] = {}
+        self.volumes = dict(volumes or {})
         self.steps: list[str] = []
         self._clock = clock or self._count
         self._ticks = 0
-        self._made = 0
+        self._made = max((int(volume_id[1:]) for volume_id in self.volumes), default=0)
+        #: Differs from workload to workload, so that names do.
+        self._named = self.choose.randrange(1 << 32)
         self._check_every = check_every
         self._nursery: trio.Nursery | None = None
         self._weights: list[tuple[int, Callable[[Known], Awaitable[None]]]] = [
@@ -132,19 +130,39 @@ class Workload:
         return self._ticks
 
     async def run(self, steps: int) -> None:
-        """Make a volume, take so many steps, and close everything."""
+        """Make a volume if there is none, take so many steps, and close everything."""
         async with trio.open_nursery() as self._nursery:
-            await self._create()
+            if not self.existing:
+                await self._create()
             for step in range(1, steps + 1):
                 await self.step()
                 if self._check_every and not step % self._check_every:
                     await self.check()
+            await self._leave()
+
+    async def settle(self) -> None:
+        """Attach every volume, and show that it is what it may be, whole, and good for all uses."""
+        async with trio.open_nursery() as self._nursery:
             for known in self.existing:
-                if known.attached:
-                    await self.close(known)
+                await self.open(known)
+                await verify(known.volume, known.model)
+                await self._reclaim(known)
+                for action in (self._write, self._flush, self._snapshot, self._write_unaligned, self._reclaim):
+                    await action(known)
+                await verify(known.volume, known.model)
+                await self._reopen(known)
+                await verify(known.volume, known.model)
+            await self._leave()
+
+    async def _leave(self) -> None:
+        for known in self.existing:
+            if known.attached:
+                await self.close(known)
 
     async def step(self) -> None:
-        """Do one thing to one volume."""
+        """Do one thing to one volume, or make one."""
+        if not self.existing:
+            await self._create()
         known = self.choose.choice(self.existing)
         if known.attached is None:
             await self.open(known)
@@ -314,7 +332,8 @@ class Workload:
     async def _snapshot(self, known: Known) -> None:
         if len(known.model.snapshots) >= _MOST_SNAPSHOTS:
             return
-        name = f"s{len(self.steps)}"
+        name = f"s{self._named}"
+        self._named += 1
         snapshots = {**known.model.snapshots, name: dict(known.model.live)}
         async with self._barrier(known, State(dict(known.model.live), snapshots)):
             assert (await known.volume.snapshot(name)).name == name

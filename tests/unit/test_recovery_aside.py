@@ -1,6 +1,8 @@
 """Recovery where little fits into memory, and next to a writer that is at work."""
 
+import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 import trio
@@ -8,8 +10,10 @@ import trio.testing
 
 from fusevol.api.io import Buffer
 from fusevol.backends.memory import MemoryBackend
+from fusevol.backends.wrappers.recording import RecordingBackend
 from fusevol.backends.wrappers.wrapper import Wrapper
-from fusevol.log import LogOptions, create_volume, open_volume
+from fusevol.errors import CorruptData
+from fusevol.log import LogOptions, clone_volume, create_volume, open_volume
 
 LEAF = 4 << 20
 BLOCK = 4096
@@ -93,3 +97,26 @@ async def test_a_reader_never_misses_a_flush_that_returned_before_it_came(nth: i
         async with open_volume(BeforeRead(backend, nth, finish_the_checkpoint), "v", read_only=True) as reader:
             assert bytes(await reader.read(BLOCK, 0)) == b"b" * BLOCK
         gated.gate.set()
+
+
+async def test_a_clone_that_was_not_finished_is_not_opened_not_even_to_read() -> None:
+    recording = RecordingBackend(MemoryBackend())
+    await create_volume(recording, "v")
+    async with open_volume(recording, "v") as volume:
+        await volume.write(b"a" * BLOCK, 0)
+        await volume.snapshot("s")
+    start = len(recording.journal)
+    await clone_volume(recording, "v", "s", "c")
+    refused = 0
+    for cut in range(start, len(recording.journal) + 1):
+        store = recording.journal.materialise(cut, random.Random(cut))
+        if "c" not in await store.list():
+            continue
+        opened = []
+        for read_only in (True, False):
+            with suppress(CorruptData):
+                async with open_volume(store, "c", read_only=read_only):
+                    opened.append(read_only)
+        assert opened in ([True, False], [])
+        refused += not opened
+    assert refused
