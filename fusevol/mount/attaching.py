@@ -158,6 +158,8 @@ def _helper_error(target: Path, stderr: bytes) -> FusevolError:
     said = (said.splitlines() or ["no reason given"])[-1].removeprefix("fusermount3: ")
     if "allow_other" in said:
         return NotSupported(said, hint='add "user_allow_other" to /etc/fuse.conf, or do not ask for it')
+    if "/dev/fuse" in said and "denied" in said:
+        return NotSupported(said, hint="mount as root, or let everybody open it: chmod 666 /dev/fuse")
     if "/dev/fuse" in said or "kernel" in said:
         return NotSupported(said, hint="modprobe fuse")
     return InvalidArgument(f'"{target}" cannot be mounted on: {said}')

@@ -22,13 +22,14 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from fusevol.errors import BackendError, FusevolError, InvalidArgument, NotSupported, VolumeBusy
+from fusevol.errors import BackendError, FusevolError, NotSupported, VolumeBusy
 from fusevol.mount import _pyfuse3
 from fusevol.mount.attaching import check_mountpoint, mount, unmount, vfs_words
 from fusevol.mount.handshake import shake_hands
 from fusevol.mount.kernel import in_thread, set_read_ahead, sync_filesystem
 from fusevol.mount.mounttable import Mount, find
-from fusevol.mount.options import MountOptions
+from fusevol.mount.options import LARGEST_REQUEST, MountOptions
+from fusevol.mount.syscalls import syncfs
 from fusevol.mount.waiter import PollingWaiter
 
 __all__ = ["serve"]
@@ -132,10 +133,13 @@ class _Session:
                         refused = error
                     else:
                         await self._ended.wait()
-            finally:
-                if not self._ended.is_set():
-                    with trio.CancelScope(shield=True):
-                        await self._leave()
+            except trio.Cancelled:
+                # Unmounted below, and then raised again as it was, not in a group.
+                pass
+            if not self._ended.is_set():
+                with trio.CancelScope(shield=True):
+                    await self._leave()
+        await trio.lowlevel.checkpoint_if_cancelled()
         if self._failure is not None:
             raise self._failure
         if refused is not None:
@@ -161,14 +165,11 @@ class _Session:
                     else:
                         log.warning("pyfuse3 %s is not known here; serving slower", pyfuse3.__version__)
                 await pyfuse3.main(min(8, tasks), tasks)
-                if self._fd is not None and _aborted(self._fd):
-                    raise ConnectionAbortedError(errno.ECONNABORTED, "aborted")
         except BaseException as error:  # noqa: BLE001 -- raised by run(), outside of the nursery
-            error = _only(error)
-            if isinstance(error, ConnectionAbortedError):
-                error = BackendError(f'the mount on "{self._mounted.mountpoint}" was aborted')
-            self._failure = error
+            self._failure = _only(error)
         finally:
+            if self._fd is not None and _aborted(self._fd):
+                self._failure = BackendError(f'the mount on "{self._mounted.mountpoint}" was aborted')
             self._ended.set()
 
     async def _first_request(self) -> None:
@@ -203,8 +204,6 @@ class _Session:
 
 def _detach_and_sync(mounted: Mount) -> None:
     """Take a busy mount out of the tree, and then write out what its users wrote."""
-    from fusevol.mount.syscalls import syncfs
-
     fd = os.open(mounted.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         unmount(mounted, detach=True)
@@ -220,7 +219,8 @@ def _aborted(fd: int) -> bool:
     if not any(events & select.POLLERR for _fd, events in poller.poll(0)):
         return False
     try:
-        os.read(fd, 8192)
+        # The kernel wants room for the largest request even when it has none.
+        os.read(fd, LARGEST_REQUEST + 8192)
     except OSError as error:
         return error.errno == errno.ECONNABORTED
     return False
@@ -230,6 +230,4 @@ def _only(error: BaseException) -> BaseException:
     """The exception in a group of one."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
-    if isinstance(error, OSError) and error.errno == errno.ECONNABORTED and not isinstance(error, InvalidArgument):
-        return ConnectionAbortedError(errno.ECONNABORTED, "aborted")
     return error
