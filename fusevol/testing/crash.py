@@ -17,8 +17,8 @@ the journal, and put both into a `Recorded`.
 """
 
 import random
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from fusevol.backends.base import Backend
@@ -62,24 +62,26 @@ class Recorded:
     journal: Journal
     volumes: dict[str, Known]
 
-    def positions(self) -> Iterable[int]:
-        """Where barriers returned: cuts right after those are the ones to fear."""
+    def positions(self) -> list[int]:
+        """Where barriers returned, and where manifests were put: cuts near those are the ones to fear."""
+        found = {call.end for call in self.journal.calls("put_manifest") if call.end is not None}
         for known in self.volumes.values():
-            yield from (barrier.ended for barrier in known.timeline.barriers if barrier.ended is not None)
+            found |= {barrier.ended for barrier in known.timeline.barriers if barrier.ended is not None}
+        return sorted(found)
 
     def cut(self, choose: random.Random) -> int:
         """A random position in the journal."""
-        positions = sorted(set(self.positions()))
-        if positions and choose.random() < 0.4:
-            return min(len(self.journal), max(0, choose.choice(positions) + choose.choice((-2, -1, 0, 0, 0, 1, 3))))
+        if (feared := self.positions()) and choose.random() < 0.5:
+            return min(len(self.journal), max(0, choose.choice(feared) + choose.choice((-2, -1, 0, 0, 1, 2, 3))))
         return choose.randint(0, len(self.journal))
 
 
 def record(seed: object, steps: int = 60, *, faults: Faults = _no_faults) -> Recorded:
-    """Run a random workload on an empty store."""
+    """Run a random workload on an empty store. Raises AssertionError where that alone goes wrong."""
     choose = random.Random(f"{seed}")
     setting = Setting(seed, random_options(choose), choose.choice((5, 20, None)), faults)
-    return _record(setting, MemoryBackend(), {}, steps, f"{seed}")
+    with _explained(lambda: f"seed {seed}, before any cut"):
+        return _record(setting, MemoryBackend(), {}, steps, f"{seed}")
 
 
 def _record(setting: Setting, store: MemoryBackend, volumes: dict[str, Known], steps: int, seed: str) -> Recorded:
@@ -102,8 +104,8 @@ def check_cut(recorded: Recorded, number: int) -> int:
     seed = f"{setting.seed}:{number}"
     choose = random.Random(seed)
     more = choose.choice((0, 0, 0, 1, 1, 2))
-    trace = []
-    try:
+    trace: list[str] = []
+    with _explained(lambda: f"seed {setting.seed}, cut {number} (at {', '.join(trace)})"):
         for generation in range(more + 1):
             cut = recorded.cut(choose)
             trace.append(f"{cut}/{len(recorded.journal)}")
@@ -116,10 +118,17 @@ def check_cut(recorded: Recorded, number: int) -> int:
         workload = Workload(store, seed, options=setting.options, volumes=volumes)
         with setting.batches():
             run(workload.settle, seed=seed)
+    return more + 1
+
+
+@contextmanager
+def _explained(where: Callable[[], str]) -> Iterator[None]:
+    """Turn what is raised inside into an AssertionError that says where and why."""
+    try:
+        yield
     except Exception as error:
         reasons = "; ".join(f"{type(leaf).__name__}: {leaf}" for leaf in _leaves(error))
-        raise AssertionError(f"seed {setting.seed}, cut {number} (at {', '.join(trace)}): {reasons}") from error
-    return more + 1
+        raise AssertionError(f"{where()}: {reasons}") from error
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -72,7 +72,9 @@ class Timeline:
         """The states that the volume may be in after a cut, the last first."""
         done = [i for i, barrier in enumerate(self.barriers) if barrier.done(cut)]
         first = done[-1] if done else 0
-        return [barrier.state for barrier in reversed(self.barriers[first:]) if barrier.done(cut) or barrier.begun < cut]
+        return [
+            barrier.state for barrier in reversed(self.barriers[first:]) if barrier.done(cut) or barrier.begun < cut
+        ]
 
     def find(self, image: Image, cut: int) -> State:
         """The one of them that `image` shows, safety snapshots named. AssertionError if it shows none."""
