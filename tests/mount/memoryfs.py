@@ -25,6 +25,7 @@ import pyfuse3
 import trio
 
 from fusevol.errors import FusevolError
+from fusevol.mount.kernel import invalidate_entry, invalidate_inode, sync_filesystem
 from fusevol.mount.options import MountOptions
 from fusevol.mount.session import serve
 
@@ -43,6 +44,7 @@ class MemoryFs(pyfuse3.Operations):
     enable_writeback_cache = True
     #: Seconds every read waits, in a way that lets others run.
     slow_read = 0.0
+    mountpoint = Path()
 
     def __init__(self) -> None:
         self.counts: collections.Counter[str] = collections.Counter()
@@ -89,6 +91,9 @@ class MemoryFs(pyfuse3.Operations):
     async def setattr(self, inode, attr, fields, fh, ctx):  # type: ignore[no-untyped-def]
         self.counts["setattr"] += 1
         node = self.nodes[inode]
+        if not any(getattr(fields, name) for name in dir(fields) if name.startswith("update_")):
+            self.counts["setattr of nothing"] += 1
+            node.mode &= ~(stat.S_ISUID | stat.S_ISGID)
         if fields.update_size:
             del node.data[attr.st_size :]
             node.data.extend(bytes(attr.st_size - len(node.data)))
@@ -170,6 +175,23 @@ class MemoryFs(pyfuse3.Operations):
         self.counts["getxattr " + name.decode()] += 1
         raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
 
+    async def setxattr(self, inode, name, value, ctx):  # type: ignore[no-untyped-def]
+        """Things to do behind the kernel's back; asked of `.requests`, so that nothing else is locked meanwhile."""
+        before, _, after = value.partition(b"=")
+        names = self.nodes[1].names
+        if name == b"user.sync":
+            await sync_filesystem(self.mountpoint)
+        elif name == b"user.replace":
+            self.nodes[names[before]].data[:] = after
+            await invalidate_inode(names[before])
+            await invalidate_inode(12345)
+        elif name == b"user.rename":
+            names[after] = names.pop(before)
+            await invalidate_entry(1, before)
+            await invalidate_entry(1, b"unknown")
+        else:
+            raise pyfuse3.FUSEError(errno.ENOTSUP)
+
     async def statfs(self, ctx):  # type: ignore[no-untyped-def]
         self.counts["statfs"] += 1
         data = pyfuse3.StatvfsData()
@@ -212,6 +234,7 @@ async def main() -> None:
     operations = MemoryFs()
     for name, value in attributes.items():
         setattr(operations, name, json.loads(value))
+    operations.mountpoint = Path(os.fsdecode(arguments.mountpoint))
     ended: dict[str, object] = {"ended": "unmounted"}
     async with trio.open_nursery() as nursery:
         if arguments.tick:
@@ -227,7 +250,7 @@ async def main() -> None:
         try:
             await serve(
                 operations,
-                Path(os.fsdecode(arguments.mountpoint)),
+                operations.mountpoint,
                 MountOptions(**{name: json.loads(value) for name, value in options.items()}),
                 ready=lambda: note(arguments.result.with_suffix(".ready"), pid=os.getpid()),
             )

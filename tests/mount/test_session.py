@@ -26,6 +26,9 @@ from fusevol.mount.mounttable import find, mounts
 
 pytestmark = needs_fuse
 
+needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv")
+needs_helper = pytest.mark.skipif(shutil.which("fusermount3") is None, reason="needs fusermount3")
+
 MIB = 1 << 20
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
@@ -126,6 +129,56 @@ def test_flush_is_sent_once(tmp_path: Path) -> None:
         for number in range(20):
             (server.mountpoint / str(number)).write_bytes(b"x")
         assert server.notes["counts"]["flush"] == 1
+
+
+def test_what_changes_behind_the_kernels_back_is_seen_once_invalidated(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        for name in ("one", "two"):
+            (server.mountpoint / name).write_bytes(b"before")
+            assert (server.mountpoint / name).read_bytes() == b"before"
+        # Of the same size, for that is the kernel's own business with a write-back cache.
+        os.setxattr(server.mountpoint / ".requests", "user.replace", b"one=behind")
+        assert (server.mountpoint / "one").read_bytes() == b"behind"
+        os.setxattr(server.mountpoint / ".requests", "user.rename", b"two=three")
+        assert not (server.mountpoint / "two").exists()
+        assert (server.mountpoint / "three").read_bytes() == b"before"
+
+
+def test_a_handler_can_have_everything_written_before_it_answers(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        fd = os.open(server.mountpoint / "file", os.O_CREAT | os.O_WRONLY)
+        for _ in range(512):
+            os.write(fd, bytes(4096))
+        os.setxattr(server.mountpoint / ".requests", "user.sync", b"")
+        written = server.notes["writes"]
+        os.close(fd)
+        assert sum(int(size) * count for size, count in written.items()) == 512 * 4096
+
+
+@needs_setpriv
+def test_a_write_by_an_ordinary_user_asks_for_the_setuid_bit_to_be_cleared(tmp_path: Path) -> None:
+    with public_directory() as directory, serving(directory) as server:
+        file = server.mountpoint / "file"
+        file.write_bytes(b"x")
+        file.chmod(0o6777)
+        file.write_bytes(b"root keeps it")
+        assert file.stat().st_mode & 0o7777 == 0o6777
+        assert "setattr of nothing" not in server.notes["counts"]
+        script = "import sys; open(sys.argv[1], 'r+b').write(b'x')"
+        subprocess.run([*NOBODY, sys.executable, "-c", script, str(file)], timeout=LIMIT, check=True)
+        assert file.stat().st_mode & 0o7777 == 0o0777
+        assert server.notes["counts"]["setattr of nothing"] == 1
+
+
+@pytest.mark.parametrize(("applies_umask", "mode"), [(False, 0o640), (True, 0o666)])
+def test_operations_that_apply_the_umask_get_modes_without_it(tmp_path: Path, applies_umask: bool, mode: int) -> None:
+    with serving(tmp_path, attributes={"applies_umask": applies_umask}) as server:
+        before = os.umask(0o027)
+        try:
+            os.close(os.open(server.mountpoint / "file", os.O_CREAT | os.O_WRONLY, 0o666))
+        finally:
+            os.umask(before)
+        assert (server.mountpoint / "file").stat().st_mode & 0o777 == mode
 
 
 def test_read_ahead_is_set_for_the_mount(tmp_path: Path) -> None:
@@ -419,8 +472,8 @@ def test_killed_callers_do_not_stop_the_server(tmp_path: Path) -> None:
         assert server.end()["ended"] == "unmounted"
 
 
-@pytest.mark.skipif(shutil.which("fusermount3") is None, reason="needs fusermount3")
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv")
+@needs_helper
+@needs_setpriv
 def test_an_ordinary_user_mounts_through_fusermount3() -> None:
     with device_for_all(), public_directory() as directory:
         mountpoint = directory / "mnt"
@@ -445,7 +498,8 @@ def test_an_ordinary_user_mounts_through_fusermount3() -> None:
             assert find(mountpoint) is None
 
 
-@pytest.mark.skipif(shutil.which("fusermount3") is None, reason="needs fusermount3")
+@needs_helper
+@needs_setpriv
 def test_what_fusermount3_refuses_is_an_error_in_one_line() -> None:
     with device_for_all(), public_directory() as directory:
         mountpoint = directory / "mnt"
