@@ -32,8 +32,10 @@ __all__ = ["HeldLock", "SqliteStore"]
 
 T = TypeVar("T")
 
-#: Seconds that `lock` and SQLite itself wait for others.
+#: Seconds that `lock` waits for others.
 _WAIT = 10.0
+#: Seconds that SQLite waits for the transactions of others, each of which takes a few milliseconds.
+_BUSY_WAIT = 30.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
 
 
@@ -89,7 +91,7 @@ class SqliteStore(StoreEnumerator):
                     f"the state directory {directory} cannot be made: {error.strerror}",
                     hint="see to its permissions, or choose another with --home",
                 ) from error
-        return connect(self.path, self.wait)
+        return connect(self.path, _BUSY_WAIT)
 
     # -- locks ------------------------------------------------------------------------------------
 

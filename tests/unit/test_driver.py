@@ -1,0 +1,469 @@
+"""What the local driver does with volumes that are not mounted."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from fusevol.api import (
+    IoThrottle,
+    LocatorUpdate,
+    Source,
+    SpecUpdate,
+    Volume,
+    VolumeLocator,
+    VolumeRef,
+    VolumeSpec,
+    VolumeState,
+    VolumeStatus,
+)
+from fusevol.driver import LocalDriver
+from fusevol.driver.snapshots import AUTO_LABEL
+from fusevol.errors import (
+    AlreadyExists,
+    CorruptData,
+    InvalidArgument,
+    NotSupported,
+    SnapshotNotFound,
+    VolumeBusy,
+    VolumeHasSnapshots,
+    VolumeNotFound,
+)
+from fusevol.home import Home
+
+BLOCK = 4096
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    (tmp_path / "config.toml").write_text(
+        f'lock_timeout = 0.05\n[pools.other]\nbackend = "file"\npath = "{tmp_path}/other"\n'
+        '[pools.ram]\nbackend = "memory"\n[pools.wrong]\nbackend = "file"\npaht = "/x"\n'
+    )
+    return Home(tmp_path)
+
+
+@pytest.fixture
+async def driver(home: Home) -> AsyncIterator[LocalDriver]:
+    async with LocalDriver(home, command="test") as driver:
+        yield driver
+
+
+async def create(driver: LocalDriver, name: str, parent: str = "", size: int = 0, **labels: str) -> str:
+    source = Source(parent=parent) if parent else None
+    return await driver.create(VolumeLocator(name=name, volume_labels=labels), source, VolumeSpec(size=size))
+
+
+def in_pool(name: str) -> dict[str, Any]:
+    return {"fusevol.pool": name}
+
+
+async def snapshot(driver: LocalDriver, volume_id: str, name: str, **labels: str) -> str:
+    return await driver.snapshot(volume_id, readonly=True, locator=VolumeLocator(name=name, volume_labels=labels))
+
+
+async def write(driver: LocalDriver, volume_id: str, text: bytes, block: int = 0) -> None:
+    async with driver.context.hold(volume_id) as volume, driver.context.writing(volume) as log:
+        await log.write(text.ljust(BLOCK, b"\0"), block * BLOCK)
+
+
+async def read(driver: LocalDriver, volume_id: str, block: int = 0) -> bytes:
+    async def work(log: Any) -> bytes:
+        return bytes(await log.read(BLOCK, block * BLOCK)).rstrip(b"\0")
+
+    return await driver.context.look(await get(driver, volume_id), work)
+
+
+async def get(driver: LocalDriver, volume_id: str) -> Volume:
+    [found] = await driver.inspect([volume_id])
+    return found
+
+
+async def names(driver: LocalDriver, **query: Any) -> list[str]:
+    return [volume.locator.name for volume in await driver.enumerate(**query)]
+
+
+# -- create -------------------------------------------------------------------------------------------
+
+
+async def test_a_new_volume_is_available_and_empty(driver: LocalDriver) -> None:
+    volume = await get(driver, await create(driver, "web", size=1 << 30, app="shop"))
+    assert (volume.state, volume.status) == (VolumeState.AVAILABLE, VolumeStatus.UP)
+    assert (volume.locator.name, volume.spec.size) == ("web", 1 << 30)
+    assert volume.locator.volume_labels == {"app": "shop", "fusevol.pool": "default"}
+    assert await read(driver, volume.id) == b""
+
+
+async def test_creating_it_again_gives_the_same_volume(driver: LocalDriver) -> None:
+    first = await create(driver, "web", size=1 << 30)
+    assert await create(driver, "web", size=1 << 30) == first
+    with pytest.raises(AlreadyExists, match='"web"'):
+        await create(driver, "web", size=2 << 30)
+    with pytest.raises(AlreadyExists, match='"web"'):
+        await driver.create(VolumeLocator(name="web"), None, VolumeSpec(size=1 << 30), exist_ok=False)
+
+
+async def test_of_many_who_create_one_name_at_once_one_wins(driver: LocalDriver, home: Home) -> None:
+    results: list[object] = []
+
+    async def attempt() -> None:
+        async with LocalDriver(home) as other:
+            try:
+                locator = VolumeLocator(name="web")
+                results.append(await other.create(locator, None, VolumeSpec(), exist_ok=False))
+            except (AlreadyExists, VolumeBusy) as error:
+                results.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(6):
+            nursery.start_soon(attempt)
+    assert sum(isinstance(result, str) for result in results) == 1
+    assert await names(driver) == ["web"]
+    assert len(await driver.context.backend("default").list()) == 1
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a b", "-a", "a\n", "ä", "x" * 129, "a@b"])
+async def test_a_bad_name_is_refused_and_nothing_is_made(driver: LocalDriver, name: str) -> None:
+    with pytest.raises(InvalidArgument):
+        await create(driver, name)
+    assert await names(driver) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("ephemeral", True), ("block_size", 512), ("snapshot_interval", 5), ("snapshot_schedule", "daily=12:00"),
+        ("shared", True), ("encrypted", True), ("compressed", True), ("dedupe", True), ("checksummed", False),
+        ("io_throttle", IoThrottle(read_iops=5)), ("format", "ext4"), ("readahead", False),
+    ],
+)  # fmt: skip
+async def test_what_would_have_no_effect_is_refused_by_name(driver: LocalDriver, field: str, value: Any) -> None:
+    with pytest.raises(NotSupported, match=f"^{field}: "):
+        await driver.create(VolumeLocator(name="web"), None, VolumeSpec(**{field: value}))
+    assert await names(driver) == []
+
+
+@pytest.mark.parametrize("label", ["fusevol.clone", "-x", "a b", "", "x" * 129])
+async def test_a_bad_or_reserved_label_is_refused(driver: LocalDriver, label: str) -> None:
+    with pytest.raises(InvalidArgument):
+        await create(driver, "web", **dict[str, Any]({label: "1"}))
+    with pytest.raises(InvalidArgument):
+        await create(driver, "web", label="line\nbreak")
+
+
+async def test_a_volume_is_made_in_the_pool_that_its_label_names(driver: LocalDriver, home: Home) -> None:
+    volume_id = await create(driver, "web", **in_pool("other"))
+    assert (home.path / "other" / volume_id).is_dir()
+    with pytest.raises(InvalidArgument, match='no pool "nope"'):
+        await create(driver, "db", **in_pool("nope"))
+    with pytest.raises(InvalidArgument, match=r'pool "wrong".*paht'):
+        await create(driver, "db", **in_pool("wrong"))
+    with pytest.raises(NotSupported, match='pool "ram"'):
+        await create(driver, "db", **in_pool("ram"))
+    assert await names(driver) == ["web"]
+
+
+# -- snapshots, clones, restore -----------------------------------------------------------------------
+
+
+async def test_a_snapshot_keeps_what_was_there(driver: LocalDriver) -> None:
+    web = await create(driver, "web", size=1 << 20)
+    await write(driver, web, b"one")
+    taken = await get(driver, await snapshot(driver, web, "before", why="upgrade"))
+    assert taken.is_snapshot
+    assert (taken.locator.name, taken.source.parent, taken.spec.size) == ("before", web, 1 << 20)
+    assert taken.locator.volume_labels["why"] == "upgrade"
+    assert await driver.snap_enumerate([web], {"why": "upgrade"}) == [taken]
+    assert await driver.resolve("web@before") == taken
+
+
+async def test_a_snapshots_name_is_given_once_per_volume(driver: LocalDriver) -> None:
+    web, db = await create(driver, "web"), await create(driver, "db")
+    await snapshot(driver, web, "before")
+    await snapshot(driver, db, "before")
+    with pytest.raises(AlreadyExists, match='volume "web" has a snapshot "before" already'):
+        await snapshot(driver, web, "before")
+
+
+async def test_restore_brings_back_what_was_there_and_keeps_what_is(driver: LocalDriver) -> None:
+    web = await create(driver, "web")
+    await write(driver, web, b"one")
+    before = await snapshot(driver, web, "before")
+    await write(driver, web, b"two")
+    kept = await driver.restore_keeping(web, before)
+    assert await read(driver, web) == b"one"
+    assert kept.locator.volume_labels[AUTO_LABEL] == "restore"
+    await driver.restore(web, kept.id)
+    assert await read(driver, web) == b"two"
+
+
+async def test_a_volume_cannot_be_restored_to_what_is_not_its_snapshot(driver: LocalDriver) -> None:
+    web, db = await create(driver, "web"), await create(driver, "db")
+    of_db = await snapshot(driver, db, "before")
+    for wrong in (of_db, db):
+        with pytest.raises(InvalidArgument, match='not a snapshot of volume "web"'):
+            await driver.restore(web, wrong)
+
+
+async def test_a_clone_of_a_snapshot_goes_its_own_way(driver: LocalDriver) -> None:
+    web = await create(driver, "web", size=1 << 20, app="shop", tier="gold")
+    await write(driver, web, b"one")
+    before = await snapshot(driver, web, "before", why="test")
+    clone = await get(driver, await create(driver, "copy", parent=before, tier="lead"))
+    assert clone.is_clone
+    assert clone.spec.size == 1 << 20
+    assert clone.locator.volume_labels == {"why": "test", "tier": "lead", "fusevol.pool": "default"}
+    await write(driver, clone.id, b"two")
+    assert [await read(driver, web), await read(driver, clone.id)] == [b"one", b"two"]
+
+
+async def test_a_clone_of_a_live_volume_starts_as_it_is_now(driver: LocalDriver) -> None:
+    web = await create(driver, "web", app="shop")
+    await write(driver, web, b"one")
+    copy = await driver.snapshot(web, readonly=False, locator=VolumeLocator(name="copy"))
+    await write(driver, web, b"two")
+    assert await read(driver, copy) == b"one"
+    assert (await get(driver, copy)).source.parent == web
+    [automatic] = await driver.snapshots.of(await get(driver, web))
+    with pytest.raises(VolumeHasSnapshots, match="copy"):
+        await driver.delete(automatic.id)
+    # It goes with the clone it was taken for.
+    await driver.delete(copy)
+    assert await driver.snapshots.of(await get(driver, web)) == []
+    await driver.delete(web)
+
+
+async def test_a_clone_is_no_smaller_than_its_parent_and_in_the_same_pool(driver: LocalDriver) -> None:
+    web = await create(driver, "web", size=1 << 30)
+    with pytest.raises(InvalidArgument, match="smaller"):
+        await create(driver, "copy", parent=web, size=1 << 20)
+    with pytest.raises(NotSupported, match="same pool"):
+        await create(driver, "copy", parent=web, **in_pool("other"))
+    with pytest.raises(VolumeNotFound):
+        await create(driver, "copy", parent="nope")
+    assert await names(driver) == ["web"]
+
+
+async def test_snapshots_cannot_be_changed_or_snapshotted(driver: LocalDriver) -> None:
+    web = await create(driver, "web")
+    before = await snapshot(driver, web, "before")
+    with pytest.raises(NotSupported):
+        await driver.set(before, LocatorUpdate(name="after"), None)
+    with pytest.raises(NotSupported):
+        await snapshot(driver, before, "again")
+    with pytest.raises(NotSupported):
+        await driver.restore(before, before)
+
+
+async def test_snapshots_that_were_taken_behind_the_records_are_found(driver: LocalDriver) -> None:
+    web = await create(driver, "web")
+    async with driver.context.hold(web) as volume, driver.context.writing(volume) as log:
+        await log.snapshot("inside", {"by": "mount"})
+    found = await driver.resolve("web@inside")
+    assert found.locator.volume_labels["by"] == "mount"
+    async with driver.context.hold(web) as volume, driver.context.writing(volume) as log:
+        await log.delete_snapshot("inside")
+        await log.snapshot("inside")
+    again = await driver.resolve("web@inside")
+    assert again.id != found.id
+    assert await driver.snap_enumerate() == [again]
+
+
+# -- resolving ----------------------------------------------------------------------------------------
+
+
+async def test_what_does_not_exist_is_named_in_the_error(driver: LocalDriver) -> None:
+    await create(driver, "web")
+    with pytest.raises(VolumeNotFound, match='volume "db" does not exist'):
+        await driver.resolve("db")
+    with pytest.raises(SnapshotNotFound, match='volume "web" has no snapshot "before"'):
+        await driver.resolve(VolumeRef("web", "before"))
+    with pytest.raises(VolumeNotFound):
+        await driver.delete("nope")
+
+
+# -- set ----------------------------------------------------------------------------------------------
+
+
+async def test_a_volume_is_renamed_and_labelled_in_place(driver: LocalDriver) -> None:
+    web = await create(driver, "web", a="1", b="2")
+    await create(driver, "db")
+    await driver.set(web, LocatorUpdate(name="www", volume_labels={"a": "", "c": "3"}), None)
+    volume = await driver.resolve("www")
+    assert volume.id == web
+    assert volume.locator.volume_labels == {"b": "2", "c": "3", "fusevol.pool": "default"}
+    with pytest.raises(AlreadyExists, match='"db"'):
+        await driver.set(web, LocatorUpdate(name="db"), None)
+    with pytest.raises(InvalidArgument):
+        await driver.set(web, LocatorUpdate(volume_labels={"fusevol.pool": "other"}), None)
+
+
+async def test_a_volume_grows_and_shrinks_to_what_it_holds(driver: LocalDriver) -> None:
+    web = await create(driver, "web", size=10 * BLOCK)
+    for block in range(5):
+        await write(driver, web, b"x", block)
+    for size in (20 * BLOCK, 5 * BLOCK, 0, 7 * BLOCK):
+        await driver.set(web, None, SpecUpdate(size=size))
+        assert (await get(driver, web)).spec.size == size
+    with pytest.raises(InvalidArgument, match="cannot be made smaller"):
+        await driver.set(web, None, SpecUpdate(size=4 * BLOCK))
+    with pytest.raises(NotSupported, match=r"^compressed: "):
+        await driver.set(web, None, SpecUpdate(size=9 * BLOCK, compressed=True))
+    assert (await get(driver, web)).spec.size == 7 * BLOCK
+
+
+# -- delete -------------------------------------------------------------------------------------------
+
+
+async def test_a_deleted_volume_leaves_nothing(driver: LocalDriver, home: Home) -> None:
+    web = await create(driver, "web")
+    await write(driver, web, b"one")
+    await driver.delete(web)
+    assert await names(driver) == []
+    assert list((home.path / "volumes").iterdir()) == []
+    assert await create(driver, "web") != web
+
+
+async def test_a_volume_with_snapshots_goes_only_together_with_them(driver: LocalDriver) -> None:
+    web = await create(driver, "web")
+    before = await snapshot(driver, web, "before")
+    with pytest.raises(VolumeHasSnapshots, match='volume "web" has snapshots: before'):
+        await driver.delete(web)
+    await driver.delete(web, with_snapshots=True)
+    assert await driver.inspect([web, before]) == []
+
+
+async def test_a_volume_with_clones_does_not_go_at_all(driver: LocalDriver) -> None:
+    web = await create(driver, "web")
+    before = await snapshot(driver, web, "before")
+    copy = await create(driver, "copy", parent=before)
+    for victim in (web, before):
+        with pytest.raises(VolumeHasSnapshots, match="clones: copy"):
+            await driver.delete(victim, with_snapshots=True)
+    await driver.delete(copy)
+    await driver.delete(before)
+    await driver.delete(web)
+    assert await names(driver) == []
+
+
+async def test_a_sticky_volume_stays_until_it_is_not(driver: LocalDriver) -> None:
+    web = await driver.create(VolumeLocator(name="web"), None, VolumeSpec(sticky=True))
+    with pytest.raises(VolumeBusy, match='"web" is sticky'):
+        await driver.delete(web)
+    await driver.set(web, None, SpecUpdate(sticky=False))
+    await driver.delete(web)
+
+
+async def test_a_volume_in_use_by_another_command_is_busy(driver: LocalDriver, home: Home) -> None:
+    web = await create(driver, "web")
+    async with driver.context.hold(web), LocalDriver(home) as other:
+        for attempt in (
+            other.delete(web),
+            snapshot(other, web, "before"),
+            other.set(web, LocatorUpdate(name="x"), None),
+        ):
+            with pytest.raises(VolumeBusy, match=r'volume "web" is in use by process \d+ \(test\)'):
+                await attempt
+        # What only reads does not wait.
+        assert (await other.upkeep.check(await get(other, web))).problems == ()
+        assert (await other.upkeep.gc(await get(other, web))).note.startswith('volume "web" is in use')
+
+
+# -- damage -------------------------------------------------------------------------------------------
+
+
+def flip(home: Home, volume_id: str, pattern: bytes) -> None:
+    """Flip a bit in the stored data where `pattern` is."""
+    for segment in (home.path / "volumes" / volume_id).glob("*.seg"):
+        content = bytearray(segment.read_bytes())
+        for match in re.finditer(pattern, bytes(content)):
+            content[match.start()] ^= 1
+            segment.write_bytes(content)
+            return
+    raise AssertionError
+
+
+async def test_check_and_scrub_say_what_is_damaged_and_who_has_it(driver: LocalDriver, home: Home) -> None:
+    web = await create(driver, "web")
+    await write(driver, web, b"something to find", block=3)
+    await snapshot(driver, web, "before")
+    volume = await get(driver, web)
+    seen: list[tuple[int, int]] = []
+    assert (await driver.upkeep.scrub(volume, lambda done, total: seen.append((done, total)))).problems == ()
+    assert seen[-1] == (BLOCK, BLOCK)
+    flip(home, web, b"something to find")
+    for work in (driver.upkeep.check, driver.upkeep.scrub):
+        [problem] = (await work(volume)).problems
+        assert (problem.offset, problem.size) == (3 * BLOCK, BLOCK)
+        assert set(problem.holders) == {"live", "before"}
+
+
+async def test_a_damaged_manifest_is_reported_and_can_be_deleted(driver: LocalDriver, home: Home) -> None:
+    web = await create(driver, "web")
+    await snapshot(driver, web, "before")
+    manifest = home.path / "volumes" / web / "manifest"
+    content = bytearray(manifest.read_bytes())
+    content[-1] ^= 1
+    manifest.write_bytes(content)
+    volume = await get(driver, web)
+    [problem] = (await driver.upkeep.check(volume)).problems
+    assert "manifest" in problem.what
+    for attempt in (snapshot(driver, web, "after"), driver.upkeep.scrub(volume), driver.upkeep.usage(volume)):
+        with pytest.raises(CorruptData, match="manifest"):
+            await attempt
+    with pytest.raises(VolumeHasSnapshots):
+        await driver.delete(web)
+    await driver.delete(web, with_snapshots=True)
+    assert await names(driver) == []
+
+
+async def test_data_that_is_gone_is_reported_by_the_volumes_name(driver: LocalDriver) -> None:
+    web = await create(driver, "web")
+    await driver.context.backend("default").delete(web)
+    with pytest.raises(CorruptData, match='data of volume "web" is missing from pool "default"'):
+        await driver.used_size(web)
+    await driver.delete(web)
+
+
+# -- space and overview -------------------------------------------------------------------------------
+
+
+async def test_usage_tells_what_snapshots_hold(driver: LocalDriver) -> None:
+    web = await create(driver, "web")
+    await write(driver, web, b"one")
+    await snapshot(driver, web, "before")
+    await write(driver, web, b"two")
+    used = await driver.upkeep.usage(await get(driver, web), with_snapshots=True)
+    assert (used.live, used.data, used.in_snapshots) == (BLOCK, 2 * BLOCK, BLOCK)
+    assert [(size.name, size.referenced) for size in used.snapshots] == [("before", BLOCK)]
+    assert used.snapshots[0].exclusive >= BLOCK
+    assert await driver.used_size(web) == used.total
+
+
+async def test_gc_gives_dead_space_back(driver: LocalDriver) -> None:
+    web = await create(driver, "web")
+    for number in range(3):
+        await write(driver, web, b"%d" % number)
+    volume = await get(driver, web)
+    assert (await driver.upkeep.gc(volume)).freed > 0
+    # What is left is dead only since the volume was closed.
+    assert (await driver.upkeep.gc(volume)).freed < 64 * BLOCK
+
+
+async def test_the_overview_names_what_nobody_has_a_record_of(driver: LocalDriver) -> None:
+    await create(driver, "web")
+    await driver.context.backend("default").create("stray")
+    overview = await driver.upkeep.overview()
+    assert (overview.volumes, overview.snapshots, overview.mounted) == (1, 0, 0)
+    assert 'pool "default": data of stray has no record here' in overview.problems
+    assert any(problem.startswith('pool "wrong": ') for problem in overview.problems)
+    assert dict(await driver.status())["volumes"] == "1"
+
+
+async def test_shutting_down_twice_is_harmless(driver: LocalDriver) -> None:
+    await create(driver, "web")
+    await driver.shutdown()
+    await driver.shutdown()
