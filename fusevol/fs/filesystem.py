@@ -242,7 +242,12 @@ class Filesystem(ReadOnlyFilesystem):
         Raises OSError(ENOSPC, EFBIG), BackendError, Fenced.
         """
         inode = self.get(ino)
-        written = await self._data.write(inode, data, offset)
+        # Counted as open, so that nobody loads a second copy of it while this one waits.
+        inode.opens += 1
+        try:
+            written = await self._data.write(inode, data, offset)
+        finally:
+            inode.opens -= 1
         if inode.mode & (stat.S_ISUID | stat.S_ISGID):
             self._drop_privileges(inode)
         return written

@@ -12,12 +12,13 @@ from time import time_ns
 
 from fusevol.fs.database import Database
 
-__all__ = ["Extent", "Inode", "InodeTable", "fail"]
+__all__ = ["INODE_COLUMNS", "Extent", "Inode", "InodeTable", "fail"]
 
 #: Block of the file, logical block of the volume, number of blocks.
 Extent = tuple[int, int, int]
 
-_COLUMNS = "ino, mode, nlink, uid, gid, rdev, size, blocks, atime, mtime, ctime, btime, parent, data"
+#: The columns of a row, in the order of `Inode`'s arguments, for a table called `i`.
+INODE_COLUMNS = "i.ino, i.mode, i.nlink, i.uid, i.gid, i.rdev, i.size, i.blocks, i.atime, i.mtime, i.ctime, i.btime, i.parent, i.data"
 
 
 def fail(code: int) -> OSError:
@@ -107,12 +108,25 @@ class InodeTable:
         """The inode. Raises OSError(ESTALE) if there is none."""
         inode = self._cache.get(ino)
         if inode is None:
-            row = self._database.one(f"SELECT {_COLUMNS} FROM inode WHERE ino = ?", (ino,))
+            row = self._database.one(f"SELECT {INODE_COLUMNS} FROM inode AS i WHERE ino = ?", (ino,))
             if row is None:
                 raise fail(errno.ESTALE)
-            inode = self._cache[ino] = Inode(*row)  # type: ignore[arg-type]
-            if len(self._cache) > self._limit + len(self._dirty):
-                self._evict()
+            inode = self._remember(Inode(*row))  # type: ignore[arg-type]
+        return inode
+
+    def loaded(self, ino: int, columns: list[int | bytes | None]) -> Inode:
+        """The inode, made from its row unless it is in memory. Raises OSError(ESTALE) for a row that is not there."""
+        inode = self._cache.get(ino)
+        if inode is None:
+            if columns[0] is None:
+                raise fail(errno.ESTALE)
+            inode = self._remember(Inode(*columns))  # type: ignore[arg-type]
+        return inode
+
+    def _remember(self, inode: Inode) -> Inode:
+        self._cache[inode.ino] = inode
+        if len(self._cache) > self._limit + len(self._dirty):
+            self._evict()
         return inode
 
     def known(self, ino: int) -> Inode | None:
@@ -151,7 +165,7 @@ class InodeTable:
         if self._dirty:
             marks = ", ".join("?" * 14)
             rows = (self._dirty[ino].row() for ino in sorted(self._dirty))
-            self._database.many(f"INSERT OR REPLACE INTO inode ({_COLUMNS}) VALUES ({marks})", rows)
+            self._database.many(f"INSERT OR REPLACE INTO inode VALUES ({marks})", rows)
             self._dirty = {}
         self._database.run("INSERT OR REPLACE INTO counter VALUES ('next_ino', ?)", (self._next,))
 

@@ -1,11 +1,12 @@
 """Directories: names, links, renames. All synchronous: an operation is in the transaction whole or not at all."""
 
 import errno
+from collections.abc import Iterator
 from time import time_ns
 from typing import NamedTuple
 
 from fusevol.fs.database import Database
-from fusevol.fs.inodes import Inode, InodeTable, fail
+from fusevol.fs.inodes import INODE_COLUMNS, Inode, InodeTable, fail
 from fusevol.fs.layout import LINK_MAX, NAME_MAX
 
 __all__ = ["RENAME_EXCHANGE", "RENAME_NOREPLACE", "Entry", "Names"]
@@ -187,6 +188,16 @@ class Names:
             (ino, after, most),
         )
         return [Entry(bytes(name), int(ino), int(cookie)) for name, ino, cookie in rows]  # type: ignore[arg-type]
+
+    def listing(self, ino: int, after: int) -> Iterator[tuple[bytes, int, Inode]]:
+        """Name, cookie and inode of the entries of a directory behind the cookie `after`; to be read without an await."""
+        rows = self._database.each(
+            f"SELECT e.name, e.cookie, e.ino, {INODE_COLUMNS} FROM entry AS e INDEXED BY listing"
+            " LEFT JOIN inode AS i USING (ino) WHERE e.parent = ? AND e.cookie > ? ORDER BY e.cookie",
+            (ino, after),
+        )
+        for name, cookie, number, *columns in rows:
+            yield bytes(name), int(cookie), self._inodes.loaded(int(number), columns)  # type: ignore[arg-type]
 
     def write_back(self) -> None:
         """Write the counter into the transaction."""

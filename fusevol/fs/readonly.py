@@ -2,6 +2,7 @@
 
 import errno
 import stat
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from fusevol.api.io import Buffer
@@ -55,6 +56,13 @@ class ReadOnlyFilesystem:
         if not stat.S_ISLNK(inode.mode) or inode.data is None:
             raise fail(errno.EINVAL)
         return inode.data
+
+    def listing(self, ino: int, after: int = 0) -> Iterator[tuple[bytes, int, Inode]]:
+        """Name, cookie and inode of a directory's entries behind a cookie, to be read without an await.
+
+        Raises OSError(ENOTDIR).
+        """
+        return self._names.listing(self._directory(ino).ino, after)
 
     def entries(self, ino: int, after: int = 0, most: int = 1000) -> list[Entry]:
         """Entries of a directory behind a cookie. Raises OSError(ENOTDIR)."""

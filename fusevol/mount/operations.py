@@ -30,7 +30,6 @@ F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 #: The kernel may keep what it knows for this long (seconds): nobody else changes the volume.
 _CACHE_SECONDS = 86400.0
-_LISTING = 128
 
 
 def handler(function: F) -> F:
@@ -193,11 +192,9 @@ class VolumeOperations(pyfuse3.Operations):
             await self.control.readdir(handle, after, token)
             return
         where, filesystem = self.nodes.find(handle)
-        while entries := filesystem.entries(where.ino, after, _LISTING):
-            for name, ino, after in entries:
-                entry = self._attributes(filesystem.get(ino), where)
-                if not pyfuse3.readdir_reply(token, name, entry, after):
-                    return
+        for name, cookie, inode in filesystem.listing(where.ino, after):
+            if not pyfuse3.readdir_reply(token, name, self._attributes(inode, where), cookie):
+                return
 
     @handler
     async def releasedir(self, handle: int) -> None:
