@@ -80,7 +80,11 @@ async def serve(
 async def _open(operations: pyfuse3.Operations, target: Path, options: MountOptions) -> _Session:
     if options.handshake:
         device = await in_thread(lambda: mount(target, options))
-        mounted = _mounted(target)
+        try:
+            mounted = _mounted(target)
+        except BaseException:
+            os.close(device)
+            raise
         try:
             fd, reply = await shake_hands(operations, device, options)
         except BaseException as error:

@@ -24,7 +24,8 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from fusevol.errors import FusevolError
+from fusevol.errors import FusevolError, NotSupported
+from fusevol.mount import handshake
 from fusevol.mount.kernel import invalidate_entry, invalidate_inode, sync_filesystem
 from fusevol.mount.options import MountOptions
 from fusevol.mount.session import serve
@@ -221,6 +222,11 @@ def note(path: Path, **fields: object) -> None:
     path.with_suffix(".new").rename(path)
 
 
+async def strange_reply(*_arguments: object) -> handshake.InitReply:
+    await trio.lowlevel.checkpoint()
+    raise NotSupported("this libfuse is strange")
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("mountpoint", type=os.fsencode)
@@ -228,7 +234,10 @@ async def main() -> None:
     parser.add_argument("--option", action="append", default=[])
     parser.add_argument("--attribute", action="append", default=[])
     parser.add_argument("--tick", action="store_true")
+    parser.add_argument("--strange-libfuse", action="store_true", help="as if libfuse did not take our INIT")
     arguments = parser.parse_args()
+    if arguments.strange_libfuse:
+        handshake._library_reply = strange_reply
     options = dict(word.split("=", 1) for word in arguments.option)
     attributes = dict(word.split("=", 1) for word in arguments.attribute)
     operations = MemoryFs()

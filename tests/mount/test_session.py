@@ -214,6 +214,15 @@ def test_it_works_without_what_makes_it_fast(tmp_path: Path, options: dict[str, 
         assert server.end()["ended"] == "unmounted"
 
 
+def test_a_libfuse_that_cannot_be_handed_a_connection_mounts_itself(tmp_path: Path) -> None:
+    with serving(tmp_path, "--strange-libfuse") as server:
+        (server.mountpoint / "file").write_bytes(b"x")
+        fuse_mounts = [mount for mount in mounts() if mount.mountpoint == server.mountpoint]
+        assert len(fuse_mounts) == 1
+        server.unmount()
+        assert server.end()["ended"] == "unmounted"
+
+
 @pytest.mark.parametrize("options", [{"handshake": False}, {"polling": False}, {}], ids=str)
 def test_a_cancelled_session_writes_everything_out_and_unmounts(tmp_path: Path, options: dict[str, Any]) -> None:
     with serving(tmp_path, **options) as server:
