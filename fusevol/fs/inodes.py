@@ -18,7 +18,9 @@ __all__ = ["INODE_COLUMNS", "Extent", "Inode", "InodeTable", "fail"]
 Extent = tuple[int, int, int]
 
 #: The columns of a row, in the order of `Inode`'s arguments, for a table called `i`.
-INODE_COLUMNS = "i.ino, i.mode, i.nlink, i.uid, i.gid, i.rdev, i.size, i.blocks, i.atime, i.mtime, i.ctime, i.btime, i.parent, i.data"
+INODE_COLUMNS = ", ".join(
+    f"i.{column}" for column in "ino mode nlink uid gid rdev size blocks atime mtime ctime btime parent data".split()
+)
 
 
 def fail(code: int) -> OSError:

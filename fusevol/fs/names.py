@@ -190,7 +190,7 @@ class Names:
         return [Entry(bytes(name), int(ino), int(cookie)) for name, ino, cookie in rows]  # type: ignore[arg-type]
 
     def listing(self, ino: int, after: int) -> Iterator[tuple[bytes, int, Inode]]:
-        """Name, cookie and inode of the entries of a directory behind the cookie `after`; to be read without an await."""
+        """Name, cookie and inode of a directory's entries behind the cookie `after`; read it without an await."""
         rows = self._database.each(
             f"SELECT e.name, e.cookie, e.ino, {INODE_COLUMNS} FROM entry AS e INDEXED BY listing"
             " LEFT JOIN inode AS i USING (ino) WHERE e.parent = ? AND e.cookie > ? ORDER BY e.cookie",
