@@ -8,7 +8,7 @@ import secrets
 
 import apsw
 
-from fusevol.errors import BackendError, FusevolError
+from fusevol.errors import BackendError, CorruptData, FusevolError
 from fusevol.fs.layout import BLOCK, DATABASE
 from fusevol.log import LogVolume, SnapshotView
 
@@ -62,9 +62,11 @@ class _File:
             with self._vfs.volume.blocking():
                 data = self._vfs.volume.read_nowait(amount, DATABASE + offset)
             if data is None:
-                raise BackendError(f"{amount} bytes at {offset} of the metadata could not be read")
+                raise CorruptData(f"{amount} bytes at {offset} of the metadata are damaged", hint="check the volume")
         except FusevolError as error:
-            raise self._fail(error) from error
+            self._vfs.error = error
+            # Not an I/O error: after one of those SQLite rolls the whole transaction back, even for a read.
+            raise apsw.CorruptError(str(error)) from error
         return bytes(data)
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802

@@ -1,10 +1,12 @@
 """A snapshot as it is read."""
 
+from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
 
 from fusevol.api.io import Buffer
 from fusevol.log.datapath import DataPath
 from fusevol.log.extents import ExtentMap
+from fusevol.log.mapped import Unreadable, mapped_runs
 from fusevol.log.reader import BlockReader
 from fusevol.log.records import Snapshot
 from fusevol.log.tree import Tree
@@ -31,3 +33,7 @@ class SnapshotView:
     def blocking(self) -> AbstractContextManager[None]:
         """Inside, `read_nowait` blocks the thread rather than give up; see `LogVolume.blocking`."""
         return self._reader.blocking()
+
+    def mapped(self, first: int, end: int, unreadable: Unreadable) -> AsyncIterator[tuple[int, int]]:
+        """Runs of mapped blocks; see `mapped_runs`."""
+        return mapped_runs(lambda: self._path.live, self._path.readers, first, end, unreadable)

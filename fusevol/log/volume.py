@@ -15,6 +15,7 @@ from fusevol.log.commit import Change, Committer, blob_extent
 from fusevol.log.datapath import DataPath
 from fusevol.log.extents import ExtentMap
 from fusevol.log.format import BLOCK_SHIFT, EPOCH_BLOCKS, LOGICAL_BLOCKS
+from fusevol.log.mapped import Unreadable, mapped_runs
 from fusevol.log.options import LogOptions
 from fusevol.log.reader import BlockReader
 from fusevol.log.records import Snapshot
@@ -78,6 +79,10 @@ class LogVolume:
     def check(self) -> None:
         """Raise what the next write would be refused with, if so."""
         self._writable().check()
+
+    def mapped(self, first: int, end: int, unreadable: Unreadable) -> AsyncIterator[tuple[int, int]]:
+        """Runs of mapped blocks; see `mapped_runs`."""
+        return mapped_runs(lambda: self.path.live, self.path.readers, first, end, unreadable)
 
     # -- barrier ----------------------------------------------------------------------------------
 
