@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import stat
 import sys
 import time
@@ -28,6 +29,7 @@ from fusevol.errors import FusevolError, NotSupported
 from fusevol.mount import handshake
 from fusevol.mount.kernel import invalidate_entry, invalidate_inode, sync_filesystem
 from fusevol.mount.options import MountOptions
+from fusevol.mount.protocol import InitReply, InitRequest
 from fusevol.mount.session import serve
 
 REQUESTS, TICKS = b".requests", b".ticks"
@@ -222,7 +224,7 @@ def note(path: Path, **fields: object) -> None:
     path.with_suffix(".new").rename(path)
 
 
-async def strange_reply(*_arguments: object) -> handshake.InitReply:
+async def strange_reply(ours: socket.socket, number: int, request: InitRequest) -> InitReply:
     await trio.lowlevel.checkpoint()
     raise NotSupported("this libfuse is strange")
 
