@@ -113,5 +113,5 @@ def hoist_home(arguments: Sequence[str]) -> list[str]:
             home = [word]
         else:
             rest.append(word)
-    # Without its value it stays last, where the mistake is found.
-    return [*rest, *home] if home == ["--home"] else [*home, *rest]
+    # Without its value it stands alone, so that this is what is complained of.
+    return home if home == ["--home"] else [*home, *rest]

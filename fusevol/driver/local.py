@@ -71,6 +71,8 @@ class LocalDriver(SnapshotDriver, Enumerator):
         self.mounting = Mounting(self.context)
 
     async def __aenter__(self) -> "LocalDriver":
+        # First of all, since its errors say best what is wrong with a state directory.
+        await self.store.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -93,6 +93,10 @@ class SqliteStore(StoreEnumerator):
                 ) from error
         return connect(self.path, _BUSY_WAIT)
 
+    async def open(self) -> None:
+        """Open the database, and make it where there is none; otherwise the first call does."""
+        await self._run(lambda db: None)
+
     # -- locks ------------------------------------------------------------------------------------
 
     async def lock(self, volume_id: str) -> LockToken:
