@@ -25,6 +25,7 @@ from fusevol.log import LogVolume, Snapshot
 
 __all__ = ["Caller", "Changes", "Filesystem", "load_filesystem", "open_filesystem"]
 
+CAPABILITY = b"security.capability"
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
 _UNLIMITED = 1 << 50
@@ -172,12 +173,15 @@ class Filesystem(ReadOnlyFilesystem):
             if not stat.S_ISREG(inode.mode):
                 raise fail(errno.EINVAL)
             await self._data.truncate(inode, changes.size)
+            self._drop_capability(inode)
         now = time_ns()
         if changes.mode is not None:
             inode.mode = inode.kind | (changes.mode & 0o7777)
             if access := self._xattr(ino, acl.ACCESS):
                 self._database.begin()
                 self._set_xattr(ino, acl.ACCESS, acl.with_mode(acl.parse(access), changes.mode))
+        if changes.uid is not None or changes.gid is not None:
+            self.drop_privileges(ino)
         if changes.uid is not None:
             inode.uid = changes.uid
         if changes.gid is not None:
@@ -222,6 +226,8 @@ class Filesystem(ReadOnlyFilesystem):
             self._database.run("DELETE FROM xattr WHERE ino = ? AND name = ?", (ino, name))
         else:
             self._set_xattr(ino, name, value)
+            if name == CAPABILITY:
+                inode.capability = True
         inode.ctime = time_ns()
         self._inodes.changed(inode)
 
@@ -237,7 +243,7 @@ class Filesystem(ReadOnlyFilesystem):
     # -- content ----------------------------------------------------------------------------------
 
     async def write(self, ino: int, data: Buffer, offset: int) -> int:
-        """Write to a regular file, which loses its set-user-id and set-group-id bits (write(2)).
+        """Write to a regular file, which loses its capabilities. Its set-user-id bits are for `drop_privileges`.
 
         Raises OSError(ENOSPC, EFBIG), BackendError, Fenced.
         """
@@ -248,14 +254,28 @@ class Filesystem(ReadOnlyFilesystem):
             written = await self._data.write(inode, data, offset)
         finally:
             inode.opens -= 1
-        if inode.mode & (stat.S_ISUID | stat.S_ISGID):
-            self._drop_privileges(inode)
+        self._drop_capability(inode)
         return written
 
-    def _drop_privileges(self, inode: Inode) -> None:
-        inode.mode &= ~stat.S_ISUID
-        if inode.mode & stat.S_IXGRP:
-            inode.mode &= ~stat.S_ISGID
+    def drop_privileges(self, ino: int) -> Inode:
+        """Take away what a file must not keep when somebody unprivileged changes it."""
+        inode = self.get(ino)
+        if not inode.is_dir:
+            inode.mode &= ~stat.S_ISUID
+            if inode.mode & stat.S_IXGRP:
+                inode.mode &= ~stat.S_ISGID
+            self._drop_capability(inode)
+            self._inodes.changed(inode)
+        return inode
+
+    def _drop_capability(self, inode: Inode) -> None:
+        """A change of a file's content or owner ends its capabilities (capabilities(7)), whoever makes it."""
+        if inode.capability is None:
+            inode.capability = self._xattr(inode.ino, CAPABILITY) is not None
+        if inode.capability:
+            inode.capability = False
+            self._database.begin()
+            self._database.run("DELETE FROM xattr WHERE ino = ? AND name = ?", (inode.ino, CAPABILITY))
 
     async def fallocate(self, ino: int, mode: int, offset: int, length: int) -> None:
         """fallocate(2): plain, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE. Raises OSError(EOPNOTSUPP, EINVAL, EFBIG, ENOSPC)."""
@@ -346,8 +366,7 @@ class Filesystem(ReadOnlyFilesystem):
         """Finish what an earlier mount left: files deleted while open, discards that were still to come."""
         for (ino,) in self._database.all("SELECT ino FROM inode WHERE nlink = 0"):
             self._remove(self.get(int(ino)))  # type: ignore[arg-type]
-        discards, _ = self._data.left_over()
-        await self._data.discard(discards)
+        await self._data.recover()
 
 
 async def load_filesystem(volume: LogVolume) -> Filesystem:

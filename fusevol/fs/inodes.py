@@ -19,7 +19,23 @@ Extent = tuple[int, int, int]
 
 #: The columns of a row, in the order of `Inode`'s arguments, for a table called `i`.
 INODE_COLUMNS = ", ".join(
-    f"i.{column}" for column in "ino mode nlink uid gid rdev size blocks atime mtime ctime btime parent data".split()
+    f"i.{column}"
+    for column in [
+        "ino",
+        "mode",
+        "nlink",
+        "uid",
+        "gid",
+        "rdev",
+        "size",
+        "blocks",
+        "atime",
+        "mtime",
+        "ctime",
+        "btime",
+        "parent",
+        "data",
+    ]
 )
 
 
@@ -31,7 +47,8 @@ def fail(code: int) -> OSError:
 class Inode:
     """A file; the columns of its row, and what belongs to it in memory only.
 
-    extents: sorted by block; None while not loaded. opens: open handles. reserved: logical blocks set aside
+    extents: sorted by block; None while not loaded.
+    capability: whether it has file capabilities, None if not known. opens: open handles. reserved: logical blocks set aside
     for it to grow into, as (address, count).
     """
 
@@ -39,6 +56,7 @@ class Inode:
         "atime",
         "blocks",
         "btime",
+        "capability",
         "ctime",
         "data",
         "extents",
@@ -75,6 +93,7 @@ class Inode:
         self.data = data
         self.extents: list[Extent] | None = None
         self.opens = 0
+        self.capability: bool | None = None
         self.reserved: tuple[int, int] = (0, 0)
 
     @property

@@ -9,6 +9,7 @@ import errno
 import functools
 import os
 import stat
+import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar, cast
 
@@ -49,6 +50,10 @@ def handler(function: F) -> F:
         except (FusevolError, MemoryError) as error:
             self.report(f"{name} of {node}: {error}")
             raise FUSEError(errno_of(error)) from error
+        except Exception as error:
+            # A mistake of this program: an error for one request, not the end of the mount.
+            self.report("".join(traceback.format_exception(error)))
+            raise FUSEError(errno.EIO) from error
         finally:
             requests.end(number)
 
@@ -230,6 +235,11 @@ class VolumeOperations(pyfuse3.Operations):
             mtime=attr.st_mtime_ns if fields.update_mtime else None,
             ctime=attr.st_ctime_ns if fields.update_ctime else None,
         )
+        if not any(change is not None for change in changes) or (fields.update_size and ctx.uid):
+            # Nothing asked for at all: the kernel says so before a write by somebody who may not keep these bits.
+            inode = filesystem.drop_privileges(ino)
+            if not fields.update_size:
+                return self._reply(node, inode)
         return self._reply(node, await filesystem.setattr(ino, changes))
 
     @handler
@@ -274,6 +284,13 @@ class VolumeOperations(pyfuse3.Operations):
         if where.snapshot and flags & os.O_ACCMODE != os.O_RDONLY:
             raise OSError(errno.EROFS, "a snapshot")
         self._opened(filesystem, where)
+        if flags & os.O_TRUNC and isinstance(filesystem, Filesystem):
+            # The kernel leaves it to us (FUSE_ATOMIC_O_TRUNC), and takes for granted that the size is 0 then.
+            try:
+                await filesystem.setattr(where.ino, Changes(size=0, mtime=time.time_ns()))
+            except BaseException:
+                filesystem.released(where.ino)
+                raise
         return FileInfo(fh=node, keep_cache=True)
 
     @staticmethod
