@@ -15,6 +15,7 @@ from typing import NamedTuple
 import trio
 
 from fusevol.api.io import Buffer
+from fusevol.errors import BackendError
 from fusevol.fs import acl
 from fusevol.fs.data import FileData
 from fusevol.fs.database import Database, read_superblock, write_superblock
@@ -29,6 +30,7 @@ CAPABILITY = b"security.capability"
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
 _UNLIMITED = 1 << 50
+_LAST_TIME = (1 << 63) - 1
 
 
 class Caller(NamedTuple):
@@ -61,6 +63,9 @@ class Filesystem(ReadOnlyFilesystem):
         self._committing = trio.Lock()
         self._freed: list[tuple[int, int]] = []
         self._begun = self._done = 0
+        self._unborn = False
+        # Whoever makes a barrier of the volume, it must have the metadata of all data before it.
+        volume.prepare = self._commit
 
     # -- names ------------------------------------------------------------------------------------
 
@@ -180,17 +185,17 @@ class Filesystem(ReadOnlyFilesystem):
             if access := self._xattr(ino, acl.ACCESS):
                 self._database.begin()
                 self._set_xattr(ino, acl.ACCESS, acl.with_mode(acl.parse(access), changes.mode))
-        if changes.uid is not None or changes.gid is not None:
+        if changes.mode is None and (changes.uid, changes.gid) != (None, None):
             self.drop_privileges(ino)
         if changes.uid is not None:
             inode.uid = changes.uid
         if changes.gid is not None:
             inode.gid = changes.gid
         if changes.atime is not None:
-            inode.atime = changes.atime
+            inode.atime = _storable(changes.atime)
         if changes.mtime is not None:
-            inode.mtime = changes.mtime
-        inode.ctime = now if changes.ctime is None else changes.ctime
+            inode.mtime = _storable(changes.mtime)
+        inode.ctime = now if changes.ctime is None else _storable(changes.ctime)
         self._inodes.changed(inode)
         return inode
 
@@ -321,7 +326,16 @@ class Filesystem(ReadOnlyFilesystem):
         self._inodes.write_back()
         self._names.write_back()
         self._freed += self._data.write_back()
-        self._database.commit()
+        try:
+            self._database.commit()
+            if self._unborn:
+                write_superblock(self.volume)
+        except BaseException as error:
+            # Some of the pages may be in the log already: no barrier must follow them.
+            hint = "detach and attach the volume again; it returns to its last barrier"
+            self.volume.fail(BackendError(f"a commit of the metadata failed: {error}", hint=hint))
+            raise
+        self._unborn = False
 
     async def sync(self) -> None:
         """Make everything durable, as one barrier. Concurrent callers share the work.
@@ -356,17 +370,28 @@ class Filesystem(ReadOnlyFilesystem):
             self.close()
             return safety
 
+    def close(self) -> None:
+        """Close the database; what was not synced is dropped."""
+        self.volume.prepare = None
+        super().close()
+
     def format(self) -> None:
         """Make the root directory."""
         now = time_ns()
         root = Inode(ROOT, stat.S_IFDIR | 0o755, 2, 0, 0, 0, 0, 0, now, now, now, now, ROOT, None)
         self._inodes.changed(root)
+        self._unborn = True
 
     async def recover(self) -> None:
         """Finish what an earlier mount left: files deleted while open, discards that were still to come."""
         for (ino,) in self._database.all("SELECT ino FROM inode WHERE nlink = 0"):
             self._remove(self.get(int(ino)))  # type: ignore[arg-type]
         await self._data.recover()
+
+
+def _storable(time: int) -> int:
+    """The nearest time that can be stored: the years 1677 to 2262."""
+    return min(max(time, -_LAST_TIME), _LAST_TIME)
 
 
 async def load_filesystem(volume: LogVolume) -> Filesystem:
@@ -383,10 +408,10 @@ async def load_filesystem(volume: LogVolume) -> Filesystem:
         filesystem = Filesystem(volume, database)
         if not there:
             filesystem.format()
-            await write_superblock(volume)
         await filesystem.recover()
         await filesystem.sync()
     except BaseException:
+        volume.prepare = None
         database.close()
         raise
     return filesystem
@@ -394,11 +419,14 @@ async def load_filesystem(volume: LogVolume) -> Filesystem:
 
 @asynccontextmanager
 async def open_filesystem(volume: LogVolume) -> AsyncIterator[Filesystem]:
-    """The filesystem in a volume, as `load_filesystem` makes it; synced and closed on leaving."""
+    """The filesystem in a volume, as `load_filesystem` makes it; synced and closed on leaving, however it is left."""
     filesystem = await load_filesystem(volume)
     try:
         yield filesystem
-        with trio.CancelScope(shield=True):
-            await filesystem.sync()
     finally:
-        filesystem.close()
+        try:
+            if not volume.abandoned:
+                with trio.CancelScope(shield=True):
+                    await filesystem.sync()
+        finally:
+            filesystem.close()
