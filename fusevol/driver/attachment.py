@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from fusevol.api import AttachState, Volume, VolumeState
-from fusevol.driver.mounts import FS_TYPE, mount_at
+from fusevol.driver.mounts import is_ours, mount_at
 from fusevol.store.processes import Process
 
 __all__ = ["attached", "believed", "detached", "is_mounted", "server_of", "this_node"]
@@ -77,4 +77,4 @@ def believed(volume: Volume) -> Volume:
 
 def is_mounted(volume: Volume) -> bool:
     """Whether one of the paths in the record has a mount of ours on it."""
-    return any((mount := mount_at(path)) is not None and mount.type == FS_TYPE for path in volume.attach_path)
+    return any(is_ours(mount_at(path)) for path in volume.attach_path)

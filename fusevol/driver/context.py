@@ -35,6 +35,7 @@ RESERVED_LABELS = "fusevol."
 POOL_LABEL = "fusevol.pool"
 
 _ATTEMPTS = 5
+_PAUSE = 0.02
 _LEFTOVER = (VolumeState.PENDING, VolumeState.DELETED)
 
 
@@ -128,7 +129,12 @@ class Context:
             raise VolumeAttachedOnRemoteNode(
                 f'volume "{record.locator.name}" is attached on {record.attached_on}', hint="detach it there"
             )
-        truth = believed(record)
+        truth, deadline = believed(record), trio.current_time() + self.store.wait
+        while truth.state is VolumeState.DETACHING and trio.current_time() < deadline:
+            # Being mounted or unmounted: that is over in a moment, mostly.
+            await trio.sleep(_PAUSE)
+            record = await self.store.get_vol(record.id)
+            truth = believed(record)
         if truth.state is VolumeState.DETACHED and record.state is not VolumeState.DETACHED:
             for path in record.attach_path:
                 await trio.to_thread.run_sync(detach_dead, path)

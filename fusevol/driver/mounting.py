@@ -10,7 +10,7 @@ import trio
 from fusevol.api import Volume
 from fusevol.driver.attachment import server_of
 from fusevol.driver.context import Context
-from fusevol.driver.mounts import FS_TYPE, mount_at
+from fusevol.driver.mounts import is_ours, mount_at
 from fusevol.errors import BackendError, InvalidArgument, NotSupported, VolumeBusy, VolumeDetached
 from fusevol.store.processes import Process
 
@@ -63,8 +63,7 @@ class Mounting:
     async def mounted_at(self, path: str) -> str:
         """The id of the volume mounted on a path, or "" if there is none."""
         path = absolute(path)
-        mount = mount_at(path)
-        if mount is None or mount.type != FS_TYPE:
+        if not is_ours(mount_at(path)):
             return ""
         for volume in await self._context.store.enumerate():
             if path in volume.attach_path:

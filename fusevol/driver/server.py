@@ -10,7 +10,7 @@ import msgspec
 import trio
 
 from fusevol.api import Volume
-from fusevol.driver.attachment import attached, detached
+from fusevol.driver.attachment import attached, believed, detached
 from fusevol.driver.context import Context
 from fusevol.errors import FusevolError, InvalidArgument, NotSupported, VolumeNotFound
 from fusevol.home import Home
@@ -75,7 +75,12 @@ async def serve_mount(arguments: Arguments, ready: Callable[[], None]) -> None:
             raise NotSupported(f'volume "{name}" is to hold {record.spec.format}, which this version cannot mount')
         mounting, control = mount_options(options, name)
         server = Process.current(command=f"serving {path}")
-        await context.change(volume_id, lambda volume: attached(volume, path, server, options))
+
+        def take(volume: Volume) -> Volume:
+            context.refuse_if_mounted(believed(volume), "mounted twice")
+            return attached(volume, path, server, options)
+
+        await context.change(volume_id, take)
         try:
             await serve_volume(
                 context.backend_of(record), volume_id, Path(path), name=name, ready=ready, size=record.spec.size,

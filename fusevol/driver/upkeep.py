@@ -5,12 +5,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
-import trio
 
 from fusevol.api import Volume, VolumeState
 from fusevol.driver.attachment import believed
 from fusevol.driver.context import Context, pool_of
-from fusevol.driver.mounts import is_dead, our_mounts
+from fusevol.driver.mounts import is_ours, mount_at
 from fusevol.driver.snapshots import Snapshots
 from fusevol.errors import CorruptData, FusevolError, VolumeBusy, VolumeNotFound
 
@@ -221,9 +220,11 @@ class Upkeep:
             if volume.state is state and volume.id not in locked
         ]
         problems += [
-            f"{mount.path}: the process that served this mount is gone; unmount it"
-            for mount in our_mounts()
-            if await trio.to_thread.run_sync(is_dead, mount, abandon_on_cancel=True)
+            f"{path}: the process that served this mount is gone; unmount it"
+            for record, _ in found
+            if not believed(record).attached_on
+            for path in record.attach_path
+            if is_ours(mount_at(path))
         ]
         pools = [await self._pool(name, volumes) for name in context.home.config.pools]
         for pool in pools:

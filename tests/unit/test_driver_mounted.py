@@ -1,0 +1,251 @@
+"""Volumes that are mounted: driven through their mount, and never believed to be mounted when they are not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from fusevol.api import SpecUpdate, VolumeLocator, VolumeSpec, VolumeState
+from fusevol.driver import LocalDriver
+from fusevol.driver.attachment import attached, server_of
+from fusevol.driver.control import Control
+from fusevol.driver.mounts import mount_at
+from fusevol.errors import (
+    AlreadyExists,
+    BackendError,
+    InvalidArgument,
+    NotSupported,
+    SnapshotNotFound,
+    VolumeAttachedOnRemoteNode,
+    VolumeBusy,
+)
+from fusevol.home import Home
+from fusevol.store import Process
+
+needs_fuse = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
+
+
+@pytest.fixture
+async def driver(tmp_path: Path) -> AsyncIterator[LocalDriver]:
+    (tmp_path / "config.toml").write_text("lock_timeout = 0.5\n")
+    async with LocalDriver(Home(tmp_path), command="test") as driver:
+        yield driver
+
+
+@pytest.fixture
+async def web(driver: LocalDriver) -> str:
+    return await driver.create(VolumeLocator(name="web"), None, VolumeSpec(size=1 << 30))
+
+
+@pytest.fixture
+async def mount(driver: LocalDriver, web: str, tmp_path: Path) -> AsyncIterator[Path]:
+    """Where the volume `web` is mounted."""
+    path = tmp_path / "mnt"
+    path.mkdir()
+    await driver.mounting.mount(web, str(path))
+    yield path
+    with trio.CancelScope(shield=True):
+        for volume in await driver.inspect([web]):
+            if volume.attached_on:
+                await driver.mounting.unmount(web)
+    assert mount_at(str(path)) is None
+
+
+def text(path: Path) -> str:
+    return path.read_text()
+
+
+async def in_thread(work: object, *arguments: object) -> object:
+    """Touch a mount away from the event loop's thread."""
+    assert callable(work)
+    return await trio.to_thread.run_sync(work, *arguments)
+
+
+@needs_fuse
+async def test_snapshots_go_through_the_mount_and_hold_what_was_written(
+    driver: LocalDriver, web: str, mount: Path
+) -> None:
+    await in_thread((mount / "file").write_text, "one")
+    taken = await driver.snapshot(
+        web, readonly=True, locator=VolumeLocator(name="before", volume_labels={"why": "test"})
+    )
+    await in_thread((mount / "file").write_text, "two")
+    found = await driver.resolve("web@before")
+    assert (found.id, found.locator.volume_labels["why"]) == (taken, "test")
+    with pytest.raises(AlreadyExists, match='volume "web" has a snapshot "before" already'):
+        await driver.snapshot(web, readonly=True, locator=VolumeLocator(name="before"))
+    kept = await driver.restore_keeping(web, taken)
+    assert await in_thread(text, mount / "file") == "one"
+    await driver.restore(web, kept.id)
+    assert await in_thread(text, mount / "file") == "two"
+    await driver.delete(taken)
+    assert [item.locator.name for item in await driver.snap_enumerate([web])] != []
+
+
+@needs_fuse
+async def test_a_clone_of_a_mounted_volume_has_all_that_was_written(
+    driver: LocalDriver, web: str, mount: Path, tmp_path: Path
+) -> None:
+    await in_thread((mount / "file").write_text, "one")
+    copy = await driver.snapshot(web, readonly=False, locator=VolumeLocator(name="copy"))
+    other = tmp_path / "other"
+    other.mkdir()
+    await driver.mounting.mount(copy, str(other))
+    try:
+        assert await in_thread(text, other / "file") == "one"
+    finally:
+        await driver.mounting.unmount(copy)
+    await driver.delete(copy)
+    # The snapshot that was taken for it is gone as well.
+    assert await driver.snap_enumerate([web]) == []
+
+
+@needs_fuse
+async def test_a_mounted_volume_is_measured_and_verified_in_use(driver: LocalDriver, web: str, mount: Path) -> None:
+    await in_thread((mount / "file").write_bytes, os.urandom(1 << 20))
+    [volume] = await driver.inspect([web])
+    assert (await driver.upkeep.usage(volume)).live >= 1 << 20
+    report = await driver.upkeep.check(volume)
+    assert report.problems == ()
+    assert report.verified >= 1 << 20
+    assert (await driver.upkeep.gc(volume)).note.startswith("mounted")
+    assert (await driver.upkeep.overview()).mounted == 1
+
+
+@needs_fuse
+async def test_a_mounted_volume_grows_and_is_not_deleted(driver: LocalDriver, web: str, mount: Path) -> None:
+    await driver.set(web, None, SpecUpdate(size=2 << 30))
+    shown = await in_thread(os.statvfs, mount)
+    assert isinstance(shown, os.statvfs_result)
+    assert shown.f_blocks * shown.f_frsize == 2 << 30
+    with pytest.raises(VolumeBusy, match=f'volume "web" is mounted on {mount}'):
+        await driver.delete(web)
+    assert await driver.mounting.mounted_at(str(mount)) == web
+
+
+@needs_fuse
+async def test_a_volume_whose_server_was_killed_is_not_mounted_any_more(
+    driver: LocalDriver, web: str, mount: Path
+) -> None:
+    [volume] = await driver.inspect([web])
+    server = server_of(volume)
+    assert server
+    assert volume.state is VolumeState.ATTACHED
+    os.kill(server.pid, signal.SIGKILL)
+    while server.alive:  # noqa: ASYNC110  it is nobody's child here
+        await trio.sleep(0.01)
+    # Looking tells the truth; the next command writes it down, and takes the dead mount away.
+    [volume] = await driver.inspect([web])
+    assert (volume.state, volume.attach_path) == (VolumeState.DETACHED, ())
+    assert any("is gone" in problem for problem in (await driver.upkeep.overview()).problems)
+    await driver.snapshot(web, readonly=True, locator=VolumeLocator(name="after"))
+    assert mount_at(str(mount)) is None
+    assert (await driver.store.get_vol(web)).state is VolumeState.DETACHED
+    assert not any("is gone" in problem for problem in (await driver.upkeep.overview()).problems)
+
+
+async def test_a_volume_attached_to_a_process_without_a_mount_is_busy(driver: LocalDriver, web: str) -> None:
+    """It is being mounted or unmounted, and that process may be writing."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as server:  # noqa: ASYNC220
+        await driver.context.change(web, lambda volume: attached(volume, "/nowhere", _process(server.pid)))
+        for attempt in (
+            driver.snapshot(web, readonly=True, locator=VolumeLocator(name="a")),
+            driver.delete(web),
+        ):
+            with pytest.raises(VolumeBusy, match="web"):
+                await attempt
+        server.kill()
+        server.wait()
+    await driver.delete(web)
+
+
+def _process(pid: int) -> Process:
+    start = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return msgspec.structs.replace(Process.current(), pid=pid, start=start)
+
+
+async def test_a_volume_that_another_host_has_is_not_touched(driver: LocalDriver, web: str) -> None:
+    def elsewhere(volume: object) -> object:
+        return msgspec.structs.replace(attached(volume, "/mnt", Process.current()), attached_on="other")  # type: ignore[arg-type]
+
+    await driver.context.change(web, elsewhere)  # type: ignore[arg-type]
+    with pytest.raises(VolumeAttachedOnRemoteNode, match='volume "web" is attached on other'):
+        await driver.delete(web)
+    [volume] = await driver.inspect([web])
+    assert volume.state is VolumeState.ATTACHED
+
+
+# -- the control directory's client ---------------------------------------------------------------------
+
+
+async def test_errors_of_control_files_are_ours_and_name_the_volume(tmp_path: Path) -> None:
+    (tmp_path / ".fusevol").mkdir()
+    control = Control(str(tmp_path), "web")
+    with pytest.raises(NotSupported, match='volume "web" has no control file snapshot'):
+        await control.snapshot("a", {})
+    (tmp_path / ".fusevol" / "snapshot").symlink_to("/dev/full")
+    with pytest.raises(BackendError, match='volume "web": snapshot a could not be taken: no space left on device'):
+        await control.snapshot("a", {})
+    (tmp_path / ".fusevol" / "used_size").write_text("many")
+    with pytest.raises(BackendError, match="makes no sense"):
+        await control.used_size()
+
+
+@needs_fuse
+async def test_what_a_mount_refuses_comes_as_the_error_it_is(driver: LocalDriver, web: str, mount: Path) -> None:
+    control = Control(str(mount), "web")
+    with pytest.raises(SnapshotNotFound):
+        await control.restore("nope")
+    with pytest.raises(InvalidArgument):
+        await control.snapshot("..", {})
+    await control.snapshot("a", {})
+    with pytest.raises(AlreadyExists):
+        await control.snapshot("a", {})
+    assert await control.used_size() > 0
+    assert web
+
+
+async def test_a_mount_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / ".fusevol").mkdir()
+    # Opening a FIFO that nobody reads waits, as a mount whose process is stopped does.
+    fifo = tmp_path / ".fusevol" / "flush"
+    os.mkfifo(fifo)
+    began = time.monotonic()
+    with pytest.raises(VolumeBusy, match=r'mount of volume "web" on .* has not answered'):
+        await Control(str(tmp_path), "web", patience=0.1).flush()
+    assert time.monotonic() - began < 30
+    # Let the thread go.
+    os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
+
+
+@needs_fuse
+async def test_of_commands_that_mount_one_volume_at_once_one_succeeds(
+    driver: LocalDriver, web: str, tmp_path: Path
+) -> None:
+    results: list[object] = []
+    paths = [tmp_path / f"mnt-{number}" for number in range(3)]
+
+    async def attempt(path: Path) -> None:
+        async with LocalDriver(driver.context.home) as other:
+            try:
+                results.append((await other.mounting.mount(web, str(path))).attach_path)
+            except VolumeBusy as error:
+                results.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for path in paths:
+            path.mkdir()
+            nursery.start_soon(attempt, path)
+    try:
+        mounted = [str(path) for path in paths if mount_at(str(path))]
+        assert [result for result in results if isinstance(result, tuple)] == [tuple(mounted)]
+        assert sum(isinstance(result, VolumeBusy) for result in results) == 2
+    finally:
+        await driver.mounting.unmount(web)
