@@ -8,7 +8,8 @@ A cut takes a random state that the store may be in after a power cut at a rando
 what was not flushed may be lost, torn or reordered) and opens every volume in it. Each must be as at its last
 completed barrier, or as at a later one that had begun; likewise its snapshots and clones, and all usage figures.
 To read only it must look the same as attached. Some cuts go on with another workload from there, or the beginning
-of one, and cut the power again. In the end every volume is used, and every byte accounted for.
+of one, and cut the power again. In the end every volume is used, and every byte accounted for. The writes of every
+fourth workload's store, or so, are atomic.
 
 A workload of one's own: run it over a RecordingBackend, note its barriers in `Known.timeline` with positions in
 the journal, and put both into a `Recorded`.
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
-from fusevol.backends.base import Backend
+from fusevol.backends.base import Backend, Traits
 from fusevol.backends.memory import MemoryBackend
 from fusevol.backends.wrappers.recording import Journal, RecordingBackend
 from fusevol.errors import CorruptData
@@ -47,6 +48,7 @@ class Setting:
     seed: object
     options: LogOptions
     batch_blocks: int | None
+    traits: Traits
     faults: Faults
 
     def batches(self) -> AbstractContextManager[None]:
@@ -79,12 +81,15 @@ class Recorded:
 def record(seed: object, steps: int = 60, *, faults: Faults = _no_faults) -> Recorded:
     """Run a random workload on an empty store. Raises AssertionError where that alone goes wrong."""
     choose = random.Random(f"{seed}")
-    setting = Setting(seed, random_options(choose), choose.choice((5, 20, None)), faults)
+    options, batch_blocks = random_options(choose), choose.choice((5, 20, None))
+    traits = Traits(durable=False, atomic_writes=choose.random() < 0.25)
+    setting = Setting(seed, options, batch_blocks, traits, faults)
     with _explained(lambda: f"seed {seed}, before any cut"):
         return _record(setting, MemoryBackend(), {}, steps, f"{seed}")
 
 
 def _record(setting: Setting, store: MemoryBackend, volumes: dict[str, Known], steps: int, seed: str) -> Recorded:
+    store.traits = setting.traits
     recording = RecordingBackend(Dawdling(store, seed))
     workload = Workload(
         setting.faults(recording), seed, options=setting.options, clock=lambda: len(recording.journal),
@@ -110,6 +115,7 @@ def check_cut(recorded: Recorded, number: int) -> int:
             cut = recorded.cut(choose)
             trace.append(f"{cut}/{len(recorded.journal)}")
             store = recorded.journal.materialise(cut, choose)
+            store.traits = setting.traits
             with setting.batches():
                 volumes = run(_recover, store, recorded, cut, seed=seed)
             if generation < more:

@@ -68,17 +68,19 @@ class Timeline:
         self.barriers += begun
         return begun
 
-    def candidates(self, cut: int) -> list[State]:
-        """The states that the volume may be in after a cut, the last first."""
-        done = [i for i, barrier in enumerate(self.barriers) if barrier.done(cut)]
-        first = done[-1] if done else 0
-        return [
-            barrier.state for barrier in reversed(self.barriers[first:]) if barrier.done(cut) or barrier.begun < cut
-        ]
+    def candidates(self, cut: int, until: int | None = None) -> list[State]:
+        """The states that the volume may be in after a cut, the last first.
 
-    def find(self, image: Image, cut: int) -> State:
+        until: where who looked had finished, if that took a while and others went on meanwhile.
+        """
+        done = [i for i, barrier in enumerate(self.barriers) if barrier.done(cut)]
+        later = self.barriers[done[-1] if done else 0 :]
+        last = cut if until is None else until
+        return [barrier.state for barrier in reversed(later) if barrier.done(cut) or barrier.begun < last]
+
+    def find(self, image: Image, cut: int, until: int | None = None) -> State:
         """The one of them that `image` shows, safety snapshots named. AssertionError if it shows none."""
-        candidates = self.candidates(cut)
+        candidates = self.candidates(cut, until)
         reasons: list[str] = []
         for state in candidates:
             named = _named(state, image)

@@ -422,6 +422,7 @@ class Workload:
 
     async def _look_on(self, known: Known) -> None:
         """Open it a second time, to read only: it shows a state that recovery could give."""
+        position = self._clock()
         async with open_volume(self.backend, known.model.volume_id, read_only=True, options=self.options) as volume:
             image = await capture(volume)
-        known.timeline.find(image, self._clock())
+        known.timeline.find(image, position, self._clock())
