@@ -76,9 +76,10 @@ async def scrub_chunk(
             holder = np.full(len(used), number, np.uint64)
             part = np.column_stack((addresses, leaf.sums[used], blocks, holder))
             parts.append(part[addresses < np.uint64(stored_below)])
-    if not parts:
+    rows = np.concatenate(parts) if parts else np.zeros((0, 4), np.uint64)
+    if not len(rows):
+        # A leaf can be there with nothing in it: all of it was discarded.
         return
-    rows = np.concatenate(parts)
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     distinct = rows[np.concatenate(([True], np.diff(rows[:, 0]) != 0))]
     breaks = np.flatnonzero(np.diff(distinct[:, 0]) != 1) + 1
