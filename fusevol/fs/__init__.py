@@ -4,7 +4,8 @@
 puts SQLite's file into the volume. `layout` has the schema and says what is where.
 """
 
-from fusevol.fs.filesystem import Caller, Changes, Filesystem, load_filesystem, open_filesystem
+from fusevol.fs.filesystem import Caller, Changes, Filesystem
+from fusevol.fs.opening import load_filesystem, open_filesystem
 from fusevol.fs.readonly import ReadOnlyFilesystem, StatFs, open_snapshot
 
 __all__ = [

@@ -15,6 +15,7 @@ from fusevol.fs.database import Database
 from fusevol.fs.inodes import Extent, Inode, InodeTable, fail
 from fusevol.fs.layout import BLOCK, INLINE_BYTES, SIZE_MAX
 from fusevol.log import LogVolume
+from fusevol.log.format import LOGICAL_BLOCKS
 
 __all__ = ["FileData"]
 
@@ -55,6 +56,8 @@ class FileData(FileReader):
         if room < count:
             size = inode.size >> _SHIFT
             room = count if size < _RESERVE_FROM else max(count, min(size, _RESERVE_MOST))
+            if self._next + room > LOGICAL_BLOCKS:
+                raise fail(errno.ENOSPC)
             address, self._next = self._next, self._next + room
         inode.reserved = (address + count, room - count)
         extents = self.extents(inode)
@@ -66,7 +69,7 @@ class FileData(FileReader):
             extents.insert(at, (block, address, count))
         self.used += count
         inode.blocks += count
-        self._touched[inode.ino] = inode
+        self._remapped(inode)
 
     def _unmap(self, inode: Inode, first: int, end: int | None) -> None:
         """Let go of the file's blocks from `first` to before `end` (None: to its end)."""
@@ -85,7 +88,12 @@ class FileData(FileReader):
             if high < last:
                 kept.append((high, address + high - block, last - high))
         inode.extents = kept
+        self._remapped(inode)
+
+    def _remapped(self, inode: Inode) -> None:
+        """Have extents and number of blocks written back, even if the operation fails later on."""
         self._touched[inode.ino] = inode
+        self._inodes.changed(inode)
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -135,6 +143,7 @@ class FileData(FileReader):
     async def _outgrow(self, inode: Inode) -> None:
         """Move inline content to a block of its own."""
         data, inode.data = inode.data, None
+        self._inodes.changed(inode)
         if data and any(data):
             try:
                 self._allocate(inode, 0, 1)
@@ -213,7 +222,9 @@ class FileData(FileReader):
             await self.preallocate(inode, offset, length)
 
     async def preallocate(self, inode: Inode, offset: int, length: int) -> None:
-        """Take quota for a range, so that writing there cannot fail for want of it."""
+        """Take quota for a range, so that writing there cannot fail for want of it. Raises OSError(EFBIG, ENOSPC)."""
+        if offset + length > SIZE_MAX:
+            raise fail(errno.EFBIG)
         await self._outgrow(inode)
         first, last = offset >> _SHIFT, (offset + length + _MASK) >> _SHIFT
         for block, address, count in list(self.pieces(inode, first, last - first)):
@@ -238,8 +249,9 @@ class FileData(FileReader):
             run("DELETE FROM extent WHERE ino = ?", (inode.ino,))
             many("INSERT INTO extent VALUES (?, ?, ?, ?)", ((inode.ino, *extent) for extent in self.extents(inode)))
         self._touched = {}
-        freed, self._freed = _joined(self._freed), []
+        freed = _joined(self._freed)
         many("INSERT OR REPLACE INTO discard VALUES (?, ?)", freed)
+        self._freed = []
         run("INSERT OR REPLACE INTO counter VALUES ('next_block', ?)", (self._next,))
         run("INSERT OR REPLACE INTO counter VALUES ('size', ?)", (self.limit << _SHIFT,))
         return freed
@@ -251,10 +263,21 @@ class FileData(FileReader):
             self._database.begin()
             self._database.run("DELETE FROM discard WHERE address = ?", (address,))
 
-    def left_over(self) -> tuple[list[tuple[int, int]], int]:
-        """Discards that an earlier mount did not get to, and the first address never handed out."""
+    async def recover(self) -> None:
+        """Give back what an earlier mount did not get to.
+
+        That is: discards that were still to come, and blocks at addresses that were handed out, but not in any commit
+        that lasted. They are handed out again, and a file that is given one must find nothing there.
+        """
         rows = self._database.all("SELECT address, count FROM discard")
-        return [(int(a), int(c)) for a, c in rows], self._next  # type: ignore[arg-type]
+        await self.discard([(int(a), int(c)) for a, c in rows])  # type: ignore[arg-type]
+        stale = [run async for run in self._volume.mapped(self._next, LOGICAL_BLOCKS, self._skip)]
+        for address, count in stale:
+            await self._volume.discard(count << _SHIFT, address << _SHIFT)
+
+    def _skip(self, block: int, count: int, _: str) -> None:
+        """Hand out nothing up to the end of a range of which it cannot be said what is there."""
+        self._next = max(self._next, block + count)
 
 
 def _joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -29,11 +29,13 @@ async def read_superblock(volume: LogVolume | SnapshotView) -> bool:
     return True
 
 
-async def write_superblock(volume: LogVolume) -> None:
-    """Say that there is a filesystem. Durable with the next commit."""
+def write_superblock(volume: LogVolume) -> None:
+    """Say that there is a filesystem; for right before the barrier that is to hold it."""
     head = SUPERBLOCK.pack(SUPERBLOCK_MAGIC, FS_VERSION, 0)[:16]
     data = SUPERBLOCK.pack(SUPERBLOCK_MAGIC, FS_VERSION, xxh3_64_intdigest(head))
-    await volume.write(data.ljust(BLOCK, b"\0"), 0)
+    with volume.blocking():
+        if not volume.write_nowait(data.ljust(BLOCK, b"\0"), 0):
+            raise BackendError("the superblock could not be written")
 
 
 class Database:
@@ -43,6 +45,8 @@ class Database:
         self._vfs = VolumeVFS(volume)
         flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
         self._volume = volume
+        self._begun = False
+        self._lost: FusevolError | None = None
         try:
             self.connection = apsw.Connection("fusevol", flags=flags, vfs=self._vfs.name, statementcachesize=200)
             self._execute = self.connection.cursor().execute
@@ -68,6 +72,9 @@ class Database:
 
     def _translated(self, error: apsw.Error) -> FusevolError:
         cause, self._vfs.error = self._vfs.error, None
+        if self._begun and not self.connection.in_transaction:
+            # Inodes in memory and the database do not belong together any more.
+            self._lost = cause or BackendError(f"the metadata database failed: {error}")
         if cause is not None:
             return cause
         if isinstance(error, apsw.CorruptError | apsw.NotADBError):
@@ -116,9 +123,13 @@ class Database:
             raise self._translated(error) from error
 
     def begin(self) -> None:
-        """Open a transaction, if none is open."""
+        """Open a transaction, if none is open. Raises what an earlier one was lost by, from then on."""
+        if self._lost is not None:
+            hint = "detach and attach the volume again; it returns to its last barrier"
+            raise BackendError(f"changes of the metadata were lost: {self._lost}", hint=hint)
         if not self.connection.in_transaction:
             self.run("BEGIN IMMEDIATE")
+            self._begun = True
 
     def commit(self) -> None:
         """Hand the transaction's pages to the log; without an await, and before the barrier that is to hold them.
@@ -127,6 +138,7 @@ class Database:
         """
         if self.connection.in_transaction:
             self.run("COMMIT")
+        self._begun = False
 
     def close(self) -> None:
         """Close; what was not committed is dropped."""

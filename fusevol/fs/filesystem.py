@@ -7,8 +7,6 @@ the errno that Linux gives; failures of the store are FusevolErrors.
 
 import errno
 import stat
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from time import time_ns
 from typing import NamedTuple
 
@@ -18,13 +16,13 @@ from fusevol.api.io import Buffer
 from fusevol.errors import BackendError
 from fusevol.fs import acl
 from fusevol.fs.data import FileData
-from fusevol.fs.database import Database, read_superblock, write_superblock
+from fusevol.fs.database import Database, write_superblock
 from fusevol.fs.inodes import Inode, fail
 from fusevol.fs.layout import BLOCK, NAME_MAX, ROOT, SYMLINK_MAX, XATTR_MAX
 from fusevol.fs.readonly import ReadOnlyFilesystem, StatFs
 from fusevol.log import LogVolume, Snapshot
 
-__all__ = ["Caller", "Changes", "Filesystem", "load_filesystem", "open_filesystem"]
+__all__ = ["Caller", "Changes", "Filesystem"]
 
 CAPABILITY = b"security.capability"
 XATTR_CREATE = 1
@@ -392,41 +390,3 @@ class Filesystem(ReadOnlyFilesystem):
 def _storable(time: int) -> int:
     """The nearest time that can be stored: the years 1677 to 2262."""
     return min(max(time, -_LAST_TIME), _LAST_TIME)
-
-
-async def load_filesystem(volume: LogVolume) -> Filesystem:
-    """The filesystem in a volume, made if there is none, and recovered; to be closed by the caller.
-
-    Raises CorruptData, NotSupported (a later version of the filesystem), BackendError.
-    """
-    there = await read_superblock(volume)
-    database = Database(volume)
-    try:
-        if not there:
-            database.begin()
-            database.create()
-        filesystem = Filesystem(volume, database)
-        if not there:
-            filesystem.format()
-        await filesystem.recover()
-        await filesystem.sync()
-    except BaseException:
-        volume.prepare = None
-        database.close()
-        raise
-    return filesystem
-
-
-@asynccontextmanager
-async def open_filesystem(volume: LogVolume) -> AsyncIterator[Filesystem]:
-    """The filesystem in a volume, as `load_filesystem` makes it; synced and closed on leaving, however it is left."""
-    filesystem = await load_filesystem(volume)
-    try:
-        yield filesystem
-    finally:
-        try:
-            if not volume.abandoned:
-                with trio.CancelScope(shield=True):
-                    await filesystem.sync()
-        finally:
-            filesystem.close()

@@ -119,16 +119,15 @@ class DataPath:
         if (offset | size) & _MASK:
             return await self._write_unaligned(view, offset)
         at, block, end = 0, offset >> BLOCK_SHIFT, (offset + size) >> BLOCK_SHIFT
+        live = self.live
         while block < end:
             if log.full():
                 await log.throttle()
             log.check()
             if self.gate is not None:
-                live = self.live
                 await self.gate.wait()
-                if self.live is not live:
-                    raise VolumeBusy(f'volume "{self._reader.volume_id}" was restored before a write to it was through')
                 continue
+            self._check_still(live)
             leaf = self.live.own(block >> FANOUT_BITS)
             if leaf is None:
                 await self._load(block >> FANOUT_BITS)
@@ -182,10 +181,17 @@ class DataPath:
             self.live.inherited -= int(np.count_nonzero(words[used] < self._reader.own_from))
         return len(used)
 
+    def _check_still(self, live: ExtentMap) -> None:
+        """Raise VolumeBusy if the volume is not the one any more that a write was meant for."""
+        if self.live is not live:
+            raise VolumeBusy(f'volume "{self._reader.volume_id}" was restored before a write to it was through')
+
     async def _write_unaligned(self, view: memoryview, offset: int) -> int:
         """Write with partial blocks at the edges: those are read, changed, and written whole."""
         size, at = len(view), 0
+        live = self.live
         while at < size:
+            self._check_still(live)
             start = offset + at
             inner = start & _MASK
             if not inner and size - at >= BLOCK:
@@ -200,7 +206,9 @@ class DataPath:
     async def _merge(self, part: memoryview, offset: int) -> None:
         """Change a part of one block. No other write to the block is lost: between read and write nobody runs."""
         start = offset & ~_MASK
+        live = self.live
         while True:
+            self._check_still(live)
             old = self.read_nowait(BLOCK, start)
             if old is None:
                 seen = await self._word(start >> BLOCK_SHIFT)

@@ -61,6 +61,8 @@ class LogVolume:
         self._deleting: set[int] = set()
         self._idle = trio.Event()
         self.abandoned = False
+        #: Called right before every barrier that comes without a `prepare` of its own; see `flush`.
+        self.prepare: Prepare = None
         #: Why the last checkpoint in the background failed; None once one succeeded.
         self.background_error: FusevolError | None = None
         if log and attachment:
@@ -80,6 +82,10 @@ class LogVolume:
         """Raise what the next write would be refused with, if so."""
         self._writable().check()
 
+    def fail(self, error: FusevolError) -> None:
+        """Take no more writes and make no more barriers, but raise `error`."""
+        self._writable().fail(error)
+
     def mapped(self, first: int, end: int, unreadable: Unreadable) -> AsyncIterator[tuple[int, int]]:
         """Runs of mapped blocks; see `mapped_runs`."""
         return mapped_runs(lambda: self.path.live, self.path.readers, first, end, unreadable)
@@ -96,6 +102,8 @@ class LogVolume:
         """
         log = self._writable()
         await self._stay_in_epoch()
+        if self.path.gate is None:  # else nothing is written until a restore is through
+            prepare = prepare or self.prepare
         if prepare:
             log.retry()
             prepare()
@@ -200,6 +208,7 @@ class LogVolume:
                 await self._stay_in_epoch()
                 change = decide()
                 self._writable().retry()
+                prepare = prepare or self.prepare
                 if prepare:
                     prepare()
                 self._barrier()
