@@ -107,6 +107,13 @@ class Control:
         except msgspec.MsgspecError as error:
             raise BackendError(f'the control file {file} of volume "{self.name}" makes no sense: {error}') from error
 
+    async def requests(self) -> list[dict[str, Any]]:
+        """The requests that the mount is serving now: number, operation, inode, age in seconds."""
+        try:
+            return msgspec.json.decode(await self.read("requests"), type=list[dict[str, Any]])
+        except msgspec.MsgspecError as error:
+            raise BackendError(f'the control file requests of volume "{self.name}" makes no sense: {error}') from error
+
     async def snapshot(self, name: str, labels: Mapping[str, str]) -> None:
         """Take a snapshot of all that was written before the call."""
         words = [name, *(f"{key}={value}" for key, value in labels.items())]

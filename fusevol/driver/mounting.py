@@ -10,6 +10,7 @@ import trio
 from fusevol.api import Volume
 from fusevol.driver.attachment import server_of
 from fusevol.driver.context import Context
+from fusevol.driver.control import Control
 from fusevol.driver.mounts import is_ours, mount_at
 from fusevol.errors import BackendError, InvalidArgument, NotSupported, VolumeBusy, VolumeDetached
 from fusevol.store.processes import Process
@@ -69,6 +70,15 @@ class Mounting:
             if path in volume.attach_path:
                 return volume.id
         return ""
+
+    async def control(self, volume: Volume) -> Control:
+        """The way to the process that serves a mounted volume. Raises VolumeDetached, VolumeBusy."""
+        control = self._context.control(volume)
+        if control is None:
+            raise VolumeDetached(
+                f'volume "{volume.locator.name}" is not mounted', hint="it has these numbers while it is"
+            )
+        return control
 
     async def unmount(self, volume_id: str, path: str = "") -> None:
         """Unmount a volume; everything written to it is durable when this returns.

@@ -173,11 +173,13 @@ class Upkeep:
         return await self._context.look(volume, work)
 
     async def check(self, volume: Volume, progress: Progress | None = None) -> CheckReport:
-        """Say what is wrong with a volume: its log, the maps in it, and all data."""
+        """Say what is wrong with a volume: its log, the maps in it, all data, and the filesystem in it."""
         try:
-            return await self.scrub(volume, progress)
+            report = await self.scrub(volume, progress)
         except CorruptData as error:
             return CheckReport(verified=0, problems=(Problem(what=str(error)),))
+        problems = (*report.problems, *await self._context.look(volume, _check_filesystem))
+        return CheckReport(verified=report.verified, problems=problems)
 
     # -- space ------------------------------------------------------------------------------------
 
@@ -274,3 +276,9 @@ def _problem(damage: "Damage") -> Problem:
     size = damage.count * _BLOCK
     what = f"{size} bytes at {damage.block * _BLOCK}: {damage.reason}"
     return Problem(what=what, offset=damage.block * _BLOCK, size=size, holders=damage.holders)
+
+
+async def _check_filesystem(log: "LogVolume") -> tuple[Problem, ...]:
+    from fusevol.fs.check import check_filesystem
+
+    return tuple(Problem(what=str(finding), holders=("live",)) for finding in (await check_filesystem(log)).errors)
