@@ -126,7 +126,7 @@ class FileData(FileReader):
             if low & _MASK and block in fresh:
                 part, at = bytes(low & _MASK) + bytes(part), at - (low & _MASK)
             if high & _MASK and (high >> _SHIFT) in fresh:
-                part = bytes(part).ljust((len(part) + _MASK) & ~_MASK, b"\0")
+                part = bytes(part) + bytes(-high & _MASK)
             await self._volume.write(part, at)
         return size
 
