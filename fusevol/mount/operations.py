@@ -9,6 +9,7 @@ import errno
 import functools
 import os
 import stat
+import time
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar, cast
