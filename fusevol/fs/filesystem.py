@@ -153,7 +153,7 @@ class Filesystem(ReadOnlyFilesystem):
 
     def _reap(self, inode: Inode) -> None:
         """Give back what a nameless file that nobody has open held; the inode itself stays until `forget`."""
-        if not inode.nlink and not inode.opens and not inode.is_dir:
+        if not inode.nlink and not inode.opens and stat.S_ISREG(inode.mode):
             self._database.begin()
             self._data.drop(inode)
             inode.size, inode.data = 0, None

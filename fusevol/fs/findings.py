@@ -19,7 +19,6 @@ __all__ = ["CheckProgress", "CheckReport", "Finding", "MetadataReader", "Report"
 CheckProgress = Callable[[str, int], None]
 
 _PACE = 500
-_DEEPEST = 100_000
 #: Paths are looked up for so many files; beyond that the inode number has to do.
 _MOST = 1000
 
@@ -145,8 +144,9 @@ class MetadataReader:
 
     def path(self, parent: int, name: bytes | str) -> str | None:
         """The path of a name in a directory; None where the directory has none."""
-        parts = [_text(name)]
-        for _ in range(_DEEPEST):
+        parts, seen = [_text(name)], {0}
+        while parent not in seen:
+            seen.add(parent)
             if parent == ROOT:
                 return "/" + "/".join(reversed(parts))
             row = next(
