@@ -51,7 +51,7 @@ async def serve_volume(
     was written is durable.
     """
     try:
-        # The metadata are read this way, later; a store that cannot must not get a filesystem that it cannot mount again.
+        # Metadata are read this way: a store that cannot must not get a filesystem that it could not mount again.
         backend.read_blocking(volume_id, 0, 0)
     except NotSupported as error:
         raise NotSupported(
