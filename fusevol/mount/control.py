@@ -96,6 +96,8 @@ class Control:
             inode = filesystem.get(ROOT)
             entry = EntryAttributes()
             entry.st_ino = Node(0, number, ROOT).number(ROOT)
+            # A snapshot can go, and another can get its name.
+            entry.entry_timeout = entry.attr_timeout = 0
             entry.st_mode = inode.mode
             entry.st_nlink = inode.nlink
             entry.st_uid, entry.st_gid = inode.uid, inode.gid
@@ -170,13 +172,19 @@ class Control:
         read = reads.get(name.removeprefix(_PREFIX)) if name.startswith(_PREFIX) else None
         return None if read is None else _text(await read()).rstrip(b"\n")
 
-    async def setxattr(self, name: bytes, value: bytes) -> bool:
-        """Run a command given as an attribute; whether it was one. Raises OSError(EPERM) for those to read."""
+    async def setxattr(self, name: bytes, value: bytes, uid: int) -> bool:
+        """Run a command given as an attribute by user `uid`; whether it was one.
+
+        Raises OSError(EPERM) for those to read, and for users who may not write to the control files either: the
+        kernel only asks for the right to write to the root, which anybody may have.
+        """
         if not name.startswith(_PREFIX):
             return False
         command = name.removeprefix(_PREFIX)
         if command not in (b"snapshot", b"restore"):
             raise OSError(errno.EPERM, "only to be read")
+        if uid not in (0, self._owner[0]):
+            raise OSError(errno.EPERM, "only for who owns the control files")
         if self._mode != "rw":
             raise OSError(errno.EROFS, "control is read-only here")
         await self.write(self._files[command], value.rstrip(b"\0"))

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import logging
 import os
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,13 +25,25 @@ from fusevol.mount import syscalls
 from fusevol.mount.attaching import FSTYPE
 from fusevol.mount.mounttable import Mount, find, mounts, resolve
 
-__all__ = ["abort", "in_thread", "invalidate_entry", "invalidate_inode", "set_read_ahead", "sync_filesystem"]
+__all__ = [
+    "abort",
+    "forget_names",
+    "in_thread",
+    "invalidate_entry",
+    "invalidate_inode",
+    "set_read_ahead",
+    "sync_filesystem",
+]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _threads = trio.CapacityLimiter(64)
+
+#: struct fuse_out_header: length, code of the notification, 0.
+_NOTIFICATION = struct.Struct("<IiQ")
+_INC_EPOCH = 8
 
 
 async def in_thread(function: Callable[[], T], *, abandon_on_cancel: bool = False) -> T:
@@ -79,6 +92,19 @@ async def invalidate_entry(parent: int, name: bytes, *, deleted: int = 0) -> Non
             pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name), deleted=pyfuse3.InodeT(deleted))
 
     await in_thread(invalidate)
+
+
+def forget_names(device: int) -> bool:
+    """Make the kernel look up every name anew that it knows or knows not to be there, of the whole mount.
+
+    device: the open /dev/fuse. Waits for nobody. False where the kernel has no such notification (before Linux 6.16).
+    """
+    try:
+        os.write(device, _NOTIFICATION.pack(_NOTIFICATION.size, _INC_EPOCH, 0))
+    except OSError as error:
+        log.debug("the kernel does not forget all names at once: %s", error.strerror)
+        return False
+    return True
 
 
 @contextlib.contextmanager

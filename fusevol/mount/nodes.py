@@ -9,7 +9,11 @@ The generation grows with every restore, so that ids from before it are known fo
 """
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
+
+import trio
 
 from fusevol.fs import Filesystem, ReadOnlyFilesystem
 from fusevol.fs.layout import ROOT
@@ -46,8 +50,25 @@ class Nodes:
     def __init__(self, filesystem: Filesystem) -> None:
         self.filesystem = filesystem
         self.generation = 0
-        #: Set while a restore replaces the live tree.
         self.snapshots: dict[int, ReadOnlyFilesystem] = {}
+
+        #: Set while a restore replaces the live tree.
+        self._replacing: trio.Event | None = None
+
+    @contextmanager
+    def replacement(self) -> Iterator[None]:
+        """While this lasts the live tree must not be touched, and `settled` waits."""
+        self._replacing = event = trio.Event()
+        try:
+            yield
+        finally:
+            self._replacing = None
+            event.set()
+
+    async def settled(self) -> None:
+        """Wait until the live tree is there to be used. Does not yield to other tasks where it is."""
+        while self._replacing is not None:
+            await self._replacing.wait()
 
     def is_root(self, node: int) -> bool:
         """Whether it is the root of the live tree."""

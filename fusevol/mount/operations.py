@@ -40,10 +40,21 @@ def handler(function: F) -> F:
 
     @functools.wraps(function)
     async def counted(self: "VolumeOperations", node: int, *args: Any) -> Any:
-        requests = self.requests
+        requests, nodes = self.requests, self.nodes
         number = requests.begin(name, node)
         try:
-            return await function(self, node, *args)
+            if self.control.owns(node):
+                return await function(self, node, *args)
+            await nodes.settled()
+            generation = nodes.generation
+            try:
+                return await function(self, node, *args)
+            except (FusevolError, ValueError):
+                await nodes.settled()
+                if nodes.generation == generation:
+                    raise
+                # It failed since a restore took the tree away: the new one says what becomes of it.
+                return await function(self, node, *args)
         except FUSEError:
             raise
         except OSError as error:
@@ -254,7 +265,7 @@ class VolumeOperations(pyfuse3.Operations):
 
     @handler
     async def setxattr(self, node: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        if self.nodes.is_root(node) and await self.control.setxattr(name, value):
+        if self.nodes.is_root(node) and await self.control.setxattr(name, value, ctx.uid):
             return
         filesystem, ino = self._live(node)
         filesystem.setxattr(ino, name, value)
@@ -343,10 +354,12 @@ class VolumeOperations(pyfuse3.Operations):
     # -- the whole --------------------------------------------------------------------------------
 
     async def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
+        await self.nodes.settled()
         for node, _ in inodes:
             self.nodes.forget(node)
 
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
+        await self.nodes.settled()
         numbers = self.nodes.filesystem.statfs()
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = BLOCK

@@ -51,11 +51,14 @@ class Served:
         """Make everything durable every few seconds, and remember what that fails with."""
         while True:
             await trio.sleep(_COMMIT_SECONDS)
+            await self.nodes.settled()
+            filesystem = self.nodes.filesystem
             try:
-                await self.nodes.filesystem.sync()
+                await filesystem.sync()
                 self.commit_error = None
             except FusevolError as error:
-                self.commit_error = error
+                if self.nodes.filesystem is filesystem:
+                    self.commit_error = error
 
     async def flush(self) -> None:
         """Make everything durable that was written before the call, through the kernel too."""
@@ -73,9 +76,10 @@ class Served:
         """Turn the live tree to a snapshot; return the safety snapshot. Raises as `LogVolume.restore`."""
         async with self._changing:
             await self._sync_kernel()
-            before = self._root_names()
-            safety = await self.nodes.filesystem.restore(name)
-            self.nodes.replaced(await load_filesystem(self.volume))
+            with self.nodes.replacement():
+                before = self._root_names()
+                safety = await self.nodes.filesystem.restore(name)
+                self.nodes.replaced(await load_filesystem(self.volume))
             await self._forget_tree(before | self._root_names())
             self.last_restore = {"restored": name, "safety_snapshot": safety.name}
             return safety

@@ -48,12 +48,13 @@ async def serve(
     options: MountOptions | None = None,
     *,
     ready: Callable[[], None],
+    connected: Callable[[int], None] | None = None,
 ) -> None:
     """Mount on `mountpoint`, call `ready` once the mount answers, and serve until it is unmounted.
 
     When cancelled, writes out what the kernel holds and unmounts, going on to serve meanwhile; where the mount
     is in use, it leaves the tree at once, and its users get errors after a moment. `operations.init()` is
-    called before the mount answers.
+    called before the mount answers; before that, `connected` with the open /dev/fuse, where that is ours.
 
     Raises InvalidArgument for a mountpoint that does not exist or is no directory, VolumeBusy for one that is
     a mount, or where this process serves a mount already; NotSupported where FUSE is not to be had; BackendError
@@ -68,6 +69,8 @@ async def serve(
         target = await in_thread(lambda: check_mountpoint(mountpoint, allow_over_mount=options.allow_over_mount))
         with trio.CancelScope(shield=True):
             session = await _open(operations, target, options)
+        if connected is not None and session.device is not None:
+            connected(session.device)
         try:
             await session.run(ready)
         finally:
@@ -118,7 +121,7 @@ class _Session:
         self._mounted = mounted
         self._options = options
         #: The connection, where we and not libfuse opened it.
-        self._fd = fd
+        self.device = fd
         self._ended = trio.Event()
         self._failure: BaseException | None = None
         self._waiter: PollingWaiter | None = None
@@ -163,16 +166,16 @@ class _Session:
         try:
             with trio.CancelScope(shield=True), contextlib.ExitStack() as stack:
                 tasks = self._options.max_tasks
-                if self._fd is not None and self._options.polling:
+                if self.device is not None and self._options.polling:
                     if _pyfuse3.supported():
-                        self._waiter = stack.enter_context(_pyfuse3.polling(self._fd))
+                        self._waiter = stack.enter_context(_pyfuse3.polling(self.device))
                     else:
                         log.warning("pyfuse3 %s is not known here; serving slower", pyfuse3.__version__)
                 await pyfuse3.main(min(8, tasks), tasks)
         except BaseException as error:  # noqa: BLE001 -- raised by run(), outside of the nursery
             self._failure = _only(error)
         finally:
-            if self._fd is not None and _aborted(self._fd):
+            if self.device is not None and _aborted(self.device):
                 self._failure = BackendError(f'the mount on "{self._mounted.mountpoint}" was aborted')
             self._ended.set()
 

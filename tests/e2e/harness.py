@@ -54,7 +54,7 @@ def seed() -> int:
 
 def as_user(user: str) -> list[str]:
     """What to put in front of a command to run it as somebody else."""
-    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
+    return ["runuser", "-u", user, "--"]
 
 
 @contextlib.contextmanager
@@ -136,7 +136,7 @@ class Bench:
     def state(self) -> str:
         """The logs of all volumes and what waits on their mounts, for a message."""
         lines = []
-        for file in sorted(self.place.rglob("log/*.log")):
+        for file in sorted(self.place.glob("*/log/*.log")):
             lines += [f"--- {file}", *file.read_text(errors="replace").splitlines()[-20:]]
         for pid in self.servers():
             with contextlib.suppress(OSError):
