@@ -65,8 +65,9 @@ class _File:
                 raise CorruptData(f"{amount} bytes at {offset} of the metadata are damaged", hint="check the volume")
         except FusevolError as error:
             self._vfs.error = error
-            # Not an I/O error: after one of those SQLite rolls the whole transaction back, even for a read.
-            raise apsw.CorruptError(str(error)) from error
+            # After an I/O error SQLite rolls the whole transaction back, even for a read; and after one that says
+            # that the database is corrupt, it refuses every later write. This one only fails the statement.
+            raise apsw.ProtocolError(str(error)) from error
         return bytes(data)
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802

@@ -1,0 +1,284 @@
+"""Corners of the filesystem: renames, crashes between data and metadata, commits that fail, quota."""
+
+import errno
+import os
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from fusevol.api.io import Buffer
+from fusevol.backends.memory import MemoryBackend
+from fusevol.backends.wrappers.faults import FaultyBackend, delay
+from fusevol.errors import BackendError, CorruptData, VolumeBusy
+from fusevol.fs import Caller, Changes, Filesystem, load_filesystem, open_filesystem
+from fusevol.fs.check import check_filesystem
+from fusevol.fs.layout import BLOCK, DATABASE, ROOT, SIZE_MAX
+from fusevol.fs.names import RENAME_EXCHANGE, RENAME_NOREPLACE
+from fusevol.log import LogVolume, create_volume, open_volume
+from fusevol.log.format import BLOCK_SHIFT
+
+ME = Caller(0, 0)
+
+
+def make(filesystem: Filesystem, name: bytes, *, parent: int = ROOT, kind: int = stat.S_IFREG) -> int:
+    return filesystem.create(parent, name, kind | 0o644, ME).ino
+
+
+async def new_volume() -> MemoryBackend:
+    backend = MemoryBackend()
+    await create_volume(backend, "v")
+    return backend
+
+
+@asynccontextmanager
+async def fresh() -> AsyncIterator[tuple[Filesystem, LogVolume]]:
+    """A filesystem that is sound when it is left."""
+    async with open_volume(await new_volume(), "v") as volume, open_filesystem(volume) as filesystem:
+        yield filesystem, volume
+        await filesystem.sync()
+        assert (await check_filesystem(volume, deep=True)).findings == []
+
+
+def refused(code: int, filesystem: Filesystem, *args: object) -> None:
+    with pytest.raises(OSError, match=errno.errorcode[code]):
+        filesystem.rename(*args)  # type: ignore[arg-type]
+
+
+async def test_a_directory_and_a_file_change_places_across_parents() -> None:
+    async with fresh() as (fs, _):
+        left, right = make(fs, b"left", kind=stat.S_IFDIR), make(fs, b"right", kind=stat.S_IFDIR)
+        directory, file = make(fs, b"d", parent=left, kind=stat.S_IFDIR), make(fs, b"f", parent=right)
+        fs.rename(left, b"d", right, b"f", RENAME_EXCHANGE)
+        assert (fs.lookup(left, b"d").ino, fs.lookup(right, b"f").ino) == (file, directory)
+        assert (fs.get(left).nlink, fs.get(right).nlink) == (2, 3)
+        assert fs.lookup(directory, b"..").ino == right
+
+
+async def test_a_directory_does_not_go_below_itself_by_any_kind_of_rename() -> None:
+    async with fresh() as (fs, _):
+        upper = make(fs, b"upper", kind=stat.S_IFDIR)
+        lower = make(fs, b"lower", parent=upper, kind=stat.S_IFDIR)
+        make(fs, b"file", parent=lower)
+        refused(errno.EINVAL, fs, ROOT, b"upper", upper, b"x", 0)
+        refused(errno.EINVAL, fs, ROOT, b"upper", lower, b"x", 0)
+        refused(errno.EINVAL, fs, ROOT, b"upper", lower, b"file", RENAME_EXCHANGE)
+        refused(errno.EINVAL, fs, lower, b"file", ROOT, b"upper", RENAME_EXCHANGE)
+        refused(errno.ENOTEMPTY, fs, upper, b"lower", ROOT, b"upper", 0)
+
+
+async def test_names_of_the_same_file_stay_when_one_is_renamed_over_the_other() -> None:
+    async with fresh() as (fs, _):
+        directory, file = make(fs, b"d", kind=stat.S_IFDIR), make(fs, b"a")
+        fs.link(file, directory, b"b")
+        fs.rename(ROOT, b"a", directory, b"b")
+        assert (fs.lookup(ROOT, b"a").ino, fs.lookup(directory, b"b").ino, fs.get(file).nlink) == (file, file, 2)
+        fs.rename(ROOT, b"a", directory, b"b", RENAME_EXCHANGE)
+        assert fs.get(file).nlink == 2
+        refused(errno.EEXIST, fs, ROOT, b"a", directory, b"b", RENAME_NOREPLACE)
+        refused(errno.EISDIR, fs, ROOT, b"a", ROOT, b"d", 0)
+        refused(errno.ENOTDIR, fs, ROOT, b"d", ROOT, b"a", 0)
+
+
+async def test_a_directory_replaces_an_empty_one_and_takes_its_place() -> None:
+    async with fresh() as (fs, _):
+        left, right = make(fs, b"left", kind=stat.S_IFDIR), make(fs, b"right", kind=stat.S_IFDIR)
+        moved = make(fs, b"m", parent=left, kind=stat.S_IFDIR)
+        replaced = make(fs, b"m", parent=right, kind=stat.S_IFDIR)
+        fs.rename(left, b"m", right, b"m")
+        assert (fs.get(left).nlink, fs.get(right).nlink, fs.get(replaced).nlink) == (2, 3, 0)
+        assert fs.get(moved).parent == right
+        with pytest.raises(OSError, match="ENOENT"):
+            fs.create(replaced, b"late", stat.S_IFREG | 0o644, ME)
+        fs.forget(replaced)
+
+
+async def test_a_file_deleted_while_open_is_gone_after_a_crash_and_its_blocks_with_it() -> None:
+    backend = await new_volume()
+    async with open_volume(backend, "v") as volume:
+        filesystem = await load_filesystem(volume)
+        ino = make(filesystem, b"f")
+        filesystem.opened(ino)
+        await filesystem.write(ino, os.urandom(50 * BLOCK), 0)
+        filesystem.unlink(ROOT, b"f")
+        await filesystem.sync()
+        assert len(await filesystem.read(ino, 50 * BLOCK, 0)) == 50 * BLOCK
+        report = await check_filesystem(volume)
+        assert (report.findings, report.orphans) == ([], 1)
+        volume.abandon()
+        filesystem.close()
+    async with open_volume(backend, "v") as volume, open_filesystem(volume) as filesystem:
+        await filesystem.sync()
+        report = await check_filesystem(volume)
+        assert (report.findings, report.orphans, report.inodes, filesystem.used_size) == ([], 0, 1, 0)
+
+
+@pytest.mark.parametrize("barrier", ["checkpoint", "flush", "delete_snapshot"])
+async def test_a_barrier_of_the_volume_has_the_metadata_of_its_data(barrier: str) -> None:
+    backend = await new_volume()
+    async with open_volume(backend, "v") as volume:
+        filesystem = await load_filesystem(volume)
+        await filesystem.snapshot("s")
+        await filesystem.write(make(filesystem, b"f"), b"x" * 3 * BLOCK, 0)
+        await (volume.delete_snapshot("s") if barrier == "delete_snapshot" else getattr(volume, barrier)())
+        volume.abandon()
+        filesystem.close()
+    async with open_volume(backend, "v") as volume, open_filesystem(volume) as filesystem:
+        assert filesystem.lookup(ROOT, b"f").size == 3 * BLOCK
+        assert (await check_filesystem(volume, deep=True)).findings == []
+
+
+async def test_an_address_that_is_handed_out_again_after_a_crash_holds_nothing() -> None:
+    backend = await new_volume()
+    async with open_volume(backend, "v") as volume:
+        filesystem = await load_filesystem(volume)
+        await filesystem.write(make(filesystem, b"lost"), b"secret" * BLOCK, 0)
+        filesystem.close()  # without a sync: the volume makes a barrier of the data alone
+    async with open_volume(backend, "v") as volume, open_filesystem(volume) as filesystem:
+        ino = make(filesystem, b"new")
+        await filesystem.fallocate(ino, 0, 0, 6 * BLOCK)
+        assert bytes(await filesystem.read(ino, 6 * BLOCK, 0)) == bytes(6 * BLOCK)
+        await filesystem.sync()
+        assert (await check_filesystem(volume, deep=True)).findings == []
+
+
+async def test_a_page_of_metadata_that_cannot_be_read_does_not_undo_what_was_not_synced() -> None:
+    backend = await new_volume()
+    async with open_volume(backend, "v") as volume, open_filesystem(volume) as filesystem:
+        for number in range(3000):
+            make(filesystem, b"f%d" % number)
+    async with open_volume(backend, "v") as volume, open_filesystem(volume) as filesystem:
+        make(filesystem, b"new")
+        real = volume.read_nowait
+        volume.read_nowait = lambda size, offset: None
+        with pytest.raises(CorruptData):
+            filesystem.lookup(ROOT, b"f2999")
+        volume.read_nowait = real
+        assert filesystem.lookup(ROOT, b"new").nlink == 1
+        await filesystem.sync()
+        assert (await check_filesystem(volume)).findings == []
+
+
+async def test_a_commit_that_fails_half_way_is_never_made_durable() -> None:
+    backend = await new_volume()
+    async with open_volume(backend, "v") as volume:
+        async with open_filesystem(volume) as filesystem:
+            make(filesystem, b"kept")
+        filesystem = await load_filesystem(volume)
+        for number in range(2000):
+            make(filesystem, b"f%d" % number)
+        real, calls = volume.write_nowait, 0
+
+        def some(data: Buffer, offset: int) -> bool:
+            nonlocal calls
+            calls += 1
+            return calls < 10 and real(data, offset)
+
+        volume.write_nowait = some
+        with pytest.raises(BackendError):
+            await filesystem.sync()
+        volume.write_nowait = real
+        for attempt in (filesystem.sync, volume.flush, volume.checkpoint):
+            with pytest.raises(BackendError):
+                await attempt()
+        volume.abandon()
+        filesystem.close()
+    async with open_volume(backend, "v") as volume, open_filesystem(volume) as filesystem:
+        assert [entry.name for entry in filesystem.entries(ROOT)] == [b"kept"]
+        assert (await check_filesystem(volume)).findings == []
+
+
+async def test_times_that_cannot_be_stored_become_the_nearest_that_can() -> None:
+    async with fresh() as (fs, _):
+        ino = make(fs, b"f")
+        await fs.setattr(ino, Changes(atime=-(1 << 70), mtime=1 << 70))
+        await fs.sync()
+        assert (fs.get(ino).atime, fs.get(ino).mtime) == (-(1 << 63) + 1, (1 << 63) - 1)
+
+
+async def test_what_was_written_is_kept_when_its_user_is_cancelled() -> None:
+    backend = await new_volume()
+    async with open_volume(backend, "v") as volume:
+        with trio.CancelScope() as scope:
+            async with open_filesystem(volume) as filesystem:
+                make(filesystem, b"f")
+                scope.cancel()
+                await trio.sleep(1)
+        async with open_filesystem(volume) as filesystem:
+            assert filesystem.lookup(ROOT, b"f").nlink == 1
+
+
+async def test_quota_counts_what_files_hold_and_nothing_twice() -> None:
+    async with fresh() as (fs, _):
+        fs.resize(10 * BLOCK)
+        ino = make(fs, b"f")
+        await fs.write(ino, b"x" * 8 * BLOCK, 0)
+        with pytest.raises(OSError, match="ENOSPC"):
+            await fs.write(ino, b"y" * 3 * BLOCK, 20 * BLOCK)
+        await fs.write(ino, b"z" * 8 * BLOCK, 0)
+        assert fs.used_size == 8 * BLOCK
+        await fs.fallocate(ino, 3, BLOCK, 2 * BLOCK)
+        assert (fs.used_size, fs.get(ino).blocks) == (6 * BLOCK, 6)
+        await fs.fallocate(ino, 16, 0, 4 * BLOCK)
+        assert fs.used_size == 8 * BLOCK
+        await fs.setattr(ino, Changes(size=1))
+        assert fs.used_size == BLOCK
+        fs.unlink(ROOT, b"f")
+        assert fs.used_size == 0
+
+
+async def test_a_file_cannot_be_preallocated_beyond_the_largest_size() -> None:
+    async with fresh() as (fs, _):
+        ino = make(fs, b"f")
+        with pytest.raises(OSError, match="EFBIG"):
+            await fs.fallocate(ino, 1, SIZE_MAX, 1)
+        await fs.fallocate(ino, 1, 0, SIZE_MAX)
+        other = make(fs, b"other")
+        with pytest.raises(OSError, match="ENOSPC"):
+            await fs.fallocate(other, 1, 0, SIZE_MAX)
+        await fs.write(other, b"x" * 5000, 0)
+
+
+async def test_a_write_that_waited_through_a_restore_does_not_reach_the_restored_volume() -> None:
+    memory = await new_volume()
+    backend = FaultyBackend(memory)
+    async with open_volume(backend, "v") as volume:
+        filesystem = await load_filesystem(volume)
+        ino = make(filesystem, b"f")
+        await filesystem.write(ino, b"old" * BLOCK, 0)
+        await filesystem.snapshot("s")
+        backend.add(delay("write", seconds=0.02))
+        outcome: list[str] = []
+
+        async def write() -> None:
+            while volume.path.gate is None:
+                await trio.lowlevel.checkpoint()
+            try:
+                await volume.write(b"late", (1 << 50) + 100)  # a part of a block
+                outcome.append("written")
+            except VolumeBusy:
+                outcome.append("refused")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            await filesystem.restore("s")
+        assert outcome == ["refused"]
+        filesystem = await load_filesystem(volume)
+        assert bytes(await filesystem.read(ino, 3 * BLOCK, 0)) == b"old" * BLOCK
+        filesystem.close()
+
+
+async def test_a_volume_whose_filesystem_could_not_be_made_has_none() -> None:
+    backend = await new_volume()
+    async with open_volume(backend, "v") as volume:
+        real = volume.write_nowait
+        volume.write_nowait = lambda data, offset: offset < DATABASE and real(data, offset)
+        with pytest.raises(BackendError):
+            await load_filesystem(volume)
+        volume.abandon()
+    async with open_volume(backend, "v") as volume:
+        assert not any(bytes(await volume.read(1 << BLOCK_SHIFT, 0)))
+        async with open_filesystem(volume) as filesystem:
+            assert filesystem.get(ROOT).nlink == 2
