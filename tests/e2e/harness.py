@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import random
 import shutil
 import signal
@@ -54,7 +55,8 @@ def seed() -> int:
 
 def as_user(user: str) -> list[str]:
     """What to put in front of a command to run it as somebody else."""
-    return ["runuser", "-u", user, "--"]
+    entry = pwd.getpwnam(user)
+    return ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
 
 
 @contextlib.contextmanager

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.e2e.harness import Volume
 
 
-@pytest.mark.parametrize("before", [0, 100, 3000, 300_000])
-@pytest.mark.parametrize("after", [b"", b"short"])
-def test_a_file_opened_with_o_trunc_is_cut_on_the_volume_too(volume: Volume, before: int, after: bytes) -> None:
-    path = volume.path / "file"
-    path.write_bytes(b"x" * before)
-    volume.command("snapshot", "long")
-    path.write_bytes(after)
-    assert path.stat().st_size == len(after)
-    volume.command("snapshot", "cut")
+def test_a_file_opened_with_o_trunc_is_cut_on_the_volume_too(volume: Volume) -> None:
+    cases = [(before, after) for before in (0, 100, 3000, 300_000) for after in (b"", b"short")]
     inside = volume.path / ".fusevol" / "snapshots"
-    assert (inside / "long" / "file").read_bytes() == b"x" * before
-    assert (inside / "cut" / "file").read_bytes() == after
+    for before, after in cases:
+        path = volume.path / f"{before}-{len(after)}"
+        path.write_bytes(b"x" * before)
+        volume.command("snapshot", "long")
+        path.write_bytes(after)
+        assert path.stat().st_size == len(after)
+        volume.command("snapshot", "cut")
+        assert (inside / "long" / path.name).read_bytes() == b"x" * before
+        assert (inside / "cut" / path.name).read_bytes() == after
+        volume.command("delete-snapshot", "long")
+        volume.command("delete-snapshot", "cut")
     volume.umount()
+    volume.check()
     volume.mount()
-    assert path.read_bytes() == after
+    for before, after in cases:
+        assert (volume.path / f"{before}-{len(after)}").read_bytes() == after
