@@ -29,8 +29,9 @@ from fusevol.errors import CorruptData
 from fusevol.log import LogOptions, delete_volume, open_volume
 from fusevol.testing.determinism import Dawdling, run
 from fusevol.testing.model import VolumeModel
+from fusevol.testing.small import random_options, small_batches
 from fusevol.testing.timeline import Barrier, Timeline, capture
-from fusevol.testing.workload import Known, Workload, random_options, small_batches
+from fusevol.testing.workload import Known, Workload
 
 __all__ = ["Recorded", "Setting", "check_cut", "record"]
 

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from fusevol.backends.base import Backend
 from fusevol.log import LogVolume
 from fusevol.testing.model import BLOCK, ZONES, Held, State, Tree, VolumeModel, difference
 
-__all__ = ["AUTO", "Barrier", "Image", "Timeline", "capture"]
+__all__ = ["AUTO", "Barrier", "Image", "Timeline", "capture", "verify", "verify_space"]
 
 #: Stands for the safety snapshot of a restore that has not returned its name yet.
 AUTO = "?"
@@ -114,3 +115,19 @@ def _named(state: State, image: Image) -> State:
     return replace(
         state, snapshots={unknown[0] if name == AUTO else name: tree for name, tree in state.snapshots.items()}
     )
+
+
+async def verify(volume: LogVolume, model: VolumeModel) -> None:
+    """The volume and all snapshots read as they should, and hold what the model counts."""
+    Timeline(model.volume_id, [Barrier(model.state(), 0, 0)]).find(await capture(volume), 1)
+    for name in model.snapshots:
+        counted = await volume.snapshot_usage(name)
+        wanted = len(model.snapshots[name]), model.exclusive(name)
+        assert (counted.referenced / BLOCK, counted.exclusive / BLOCK) == wanted, f"{name}: {counted}, not {wanted}"
+
+
+async def verify_space(backend: Backend, volume: LogVolume) -> None:
+    """Reclaim, and usage accounts for every byte of the store."""
+    await volume.reclaim()
+    usage, used = await volume.usage(), await backend.used_size(volume.volume_id)
+    assert usage.total == used, f"{usage} has {usage.total} in all, and the space holds {used}"

@@ -8,10 +8,9 @@ its timeline, from which `fusevol.testing.crash` tells what a power cut may leav
 """
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from unittest import mock
 
 import trio
 
@@ -19,30 +18,13 @@ from fusevol.backends.base import Backend
 from fusevol.errors import VolumeHasSnapshots
 from fusevol.log import LogOptions, LogVolume, clone_volume, create_volume, delete_volume, open_volume
 from fusevol.testing.model import BLOCK, LAST_BLOCK, ZONES, State, VolumeModel
-from fusevol.testing.timeline import AUTO, Barrier, Timeline, capture
+from fusevol.testing.small import random_options
+from fusevol.testing.timeline import AUTO, Barrier, Timeline, capture, verify, verify_space
 
-__all__ = ["Known", "Workload", "random_options", "small_batches", "verify", "verify_space"]
+__all__ = ["Known", "Workload"]
 
 _MOST_SNAPSHOTS = 7
 _MOST_VOLUMES = 4
-
-
-def random_options(choose: random.Random) -> LogOptions:
-    """Options so small that checkpoints, evictions and reclaim go on all the time."""
-    return LogOptions(
-        in_flight=choose.randint(1, 4),
-        checkpoint_bytes=choose.choice((64, 256, 512)) << 10,
-        slack_bytes=choose.choice((0, 16, 64)) << 10,
-        cached_nodes=choose.choice((4, 8, 64)),
-        dirty_leaves=choose.randint(2, 8),
-    )
-
-
-@contextmanager
-def small_batches(blocks: int) -> Iterator[None]:
-    """Let data batches be full after so many blocks, so that small volumes have many between two barriers."""
-    with mock.patch("fusevol.log.batch.BATCH_BLOCKS", blocks), mock.patch("fusevol.log.batch.BATCH_OPS", 2 * blocks):
-        yield
 
 
 @dataclass(slots=True, eq=False)
@@ -76,22 +58,6 @@ class Known:
         """The open volume."""
         assert self.attached is not None
         return self.attached.volume
-
-
-async def verify(volume: LogVolume, model: VolumeModel) -> None:
-    """The volume and all snapshots read as they should, and hold what the model counts."""
-    Timeline(model.volume_id, [Barrier(model.state(), 0, 0)]).find(await capture(volume), 1)
-    for name in model.snapshots:
-        counted = await volume.snapshot_usage(name)
-        wanted = len(model.snapshots[name]), model.exclusive(name)
-        assert (counted.referenced / BLOCK, counted.exclusive / BLOCK) == wanted, f"{name}: {counted}, not {wanted}"
-
-
-async def verify_space(backend: Backend, volume: LogVolume) -> None:
-    """Reclaim, and usage accounts for every byte of the store."""
-    await volume.reclaim()
-    usage, used = await volume.usage(), await backend.used_size(volume.volume_id)
-    assert usage.total == used, f"{usage} has {usage.total} in all, and the space holds {used}"
 
 
 class Workload:

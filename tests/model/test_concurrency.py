@@ -9,7 +9,8 @@ import trio
 from fusevol.backends.memory import MemoryBackend
 from fusevol.log import LogVolume, create_volume, open_volume
 from fusevol.testing.determinism import Dawdling, run
-from fusevol.testing.workload import random_options, verify_space
+from fusevol.testing.small import random_options
+from fusevol.testing.timeline import verify_space
 
 BLOCK = 4096
 SECTOR = 512

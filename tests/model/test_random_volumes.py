@@ -6,7 +6,8 @@ import pytest
 
 from fusevol.backends.memory import MemoryBackend
 from fusevol.testing.determinism import Dawdling, run
-from fusevol.testing.workload import Workload, small_batches
+from fusevol.testing.small import small_batches
+from fusevol.testing.workload import Workload
 
 
 @pytest.mark.parametrize("seed", range(22))

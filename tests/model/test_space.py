@@ -10,7 +10,8 @@ from fusevol.backends.memory import MemoryBackend
 from fusevol.log import LogOptions, LogVolume, create_volume, open_volume
 from fusevol.testing.determinism import Dawdling, run
 from fusevol.testing.model import BLOCK, LAST_BLOCK, ZONES, State, VolumeModel
-from fusevol.testing.workload import random_options, verify, verify_space
+from fusevol.testing.small import random_options
+from fusevol.testing.timeline import verify, verify_space
 
 #: Batch headers, the record, the table: what a volume without data still takes.
 EMPTY = 12 * BLOCK

@@ -15,7 +15,8 @@ from fusevol.errors import Fenced
 from fusevol.log import LogVolume, create_volume, open_volume
 from fusevol.testing.determinism import Dawdling, run
 from fusevol.testing.model import BLOCK
-from fusevol.testing.workload import random_options, verify_space
+from fusevol.testing.small import random_options
+from fusevol.testing.timeline import verify_space
 
 BLOCKS = 40
 
