@@ -42,6 +42,8 @@ async def check_filesystem(
     try:
         report = Report(metadata, progress)
         if broken:
+            if not await _page_one(volume):
+                return CheckReport(formatted=False, findings=[broken])
             report.add(broken.kind, broken.what)
         if not formatted:
             if not await _page_one(volume):

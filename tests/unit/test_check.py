@@ -345,6 +345,16 @@ async def test_a_damaged_or_missing_superblock_is_named() -> None:
         assert [finding.kind for finding in report.findings] == ["superblock"]
 
 
+async def test_a_volume_that_holds_something_else_is_said_to_and_no_more() -> None:
+    backend = MemoryBackend()
+    await create_volume(backend, "v")
+    async with open_volume(backend, "v") as volume:
+        await volume.write(b"x" * BLOCK, 0)
+        report = await check_filesystem(volume)
+    assert [finding.kind for finding in report.findings] == ["superblock"]
+    assert not report.formatted
+
+
 async def operate(filesystem: Filesystem, rng: random.Random, held: list[int]) -> None:
     """One random operation; errors of system calls are fine."""
     directories, files = [ROOT], list[int]()
