@@ -67,7 +67,7 @@ def template(tmp_path: Path, operation: str) -> Path:
         async with LocalDriver(Home(home)) as driver:
             web = await driver.create(VolumeLocator(name="web"), None, VolumeSpec())
             async with driver.context.hold(web) as volume, driver.context.writing(volume) as log:
-                await log.write(b"x" * 4096, 0)
+                await log.write(b"x" * 4096, 1 << 50)
             await driver.snapshot(web, readonly=True, locator=VolumeLocator(name="before"))
             if operation == "delete-clone":
                 db = await driver.create(VolumeLocator(name="db"), None, VolumeSpec())
