@@ -34,6 +34,7 @@ class Mounting:
         in use), InvalidArgument (the directory, an option), CorruptData, NotSupported, BackendError.
         """
         from fusevol.driver.server import mount_options, serve_mount
+        from fusevol.mount.attaching import check_mountpoint
         from fusevol.mount.process import spawn
 
         path = absolute(path)
@@ -49,6 +50,8 @@ class Mounting:
                 if path in volume.attach_path and self._context.control(volume):
                     return volume
                 self._context.refuse_if_mounted(volume, "mounted twice")
+            # Before anything of the volume is touched: most mistakes are made here.
+            await trio.to_thread.run_sync(check_mountpoint, Path(path))
             arguments = self.arguments(volume, path, options)
             log_file = self._context.home.path / "log" / f"{volume.id}.log"
             await trio.to_thread.run_sync(
