@@ -11,13 +11,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import entries
 import pytest
-from servers import LIMIT, ROOT, until
 
 from fusevol.errors import BackendError, InvalidArgument, SnapshotNotFound
 from fusevol.mount import process
 from fusevol.mount.process import spawn
+from tests.mount import entries
+from tests.mount.servers import LIMIT, ROOT, until
 
 
 def running(pid: int) -> bool:
@@ -90,7 +90,7 @@ def test_a_hangup_does_not_end_a_server(tmp_path: Path, log_file: Path) -> None:
 
 def test_what_a_server_fails_with_is_raised_here(tmp_path: Path, log_file: Path) -> None:
     with pytest.raises(SnapshotNotFound) as error:
-        spawn("entries:fail", {}, log_file=log_file, timeout=LIMIT)
+        spawn("tests.mount.entries:fail", {}, log_file=log_file, timeout=LIMIT)
     assert str(error.value) == '"web" has no snapshot "x"'
     assert error.value.hint == "fusevol snapshots web"
     assert last_line(log_file).endswith('ended: "web" has no snapshot "x"')
@@ -125,7 +125,7 @@ def test_a_server_that_does_not_become_ready_is_ended(tmp_path: Path, log_file: 
     assert last_line(log_file).endswith("ended: SIGTERM")
 
 
-@pytest.mark.parametrize("name", ["entries:nothing", "no_such_module:x", "entries", ""])
+@pytest.mark.parametrize("name", ["tests.mount.entries:nothing", "no_such_module:x", "tests.mount.entries", ""])
 def test_an_entry_that_is_not_there_is_an_error(name: str, log_file: Path) -> None:
     with pytest.raises(InvalidArgument, match="nothing to run"):
         spawn(name, {}, log_file=log_file, timeout=LIMIT)
@@ -150,7 +150,8 @@ def test_no_descriptors_are_left_open(tmp_path: Path, log_file: Path) -> None:
 
 
 FOREGROUND = """
-import logging, entries
+import logging
+from tests.mount import entries
 from fusevol.mount.process import run
 logging.basicConfig(level=logging.INFO)
 run(entries.serve, {"directory": %r}, ready=lambda: print("ready", flush=True))

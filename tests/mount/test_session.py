@@ -17,12 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import LIMIT, MEMORYFS, ROOT, clean, device_for_all, needs_fuse, public_directory, serving, until
 
 from fusevol.errors import InvalidArgument
 from fusevol.mount import syscalls
 from fusevol.mount.kernel import abort
 from fusevol.mount.mounttable import find, mounts
+from tests.mount.servers import (
+    LIMIT,
+    MEMORYFS,
+    ROOT,
+    clean,
+    device_for_all,
+    needs_fuse,
+    public_directory,
+    serving,
+    until,
+)
 
 pytestmark = needs_fuse
 
