@@ -11,7 +11,7 @@ from fusevol.api import Volume
 from fusevol.driver.attachment import server_of
 from fusevol.driver.context import Context
 from fusevol.driver.control import Control
-from fusevol.driver.mounts import is_ours, mount_at
+from fusevol.driver.mounts import detach_dead, is_ours, mount_at
 from fusevol.errors import BackendError, InvalidArgument, NotSupported, VolumeBusy, VolumeDetached
 from fusevol.store.processes import Process
 
@@ -50,6 +50,8 @@ class Mounting:
                 if path in volume.attach_path and self._context.control(volume):
                     return volume
                 self._context.refuse_if_mounted(volume, "mounted twice")
+            # Whichever volume it was of: nobody can use it any more.
+            await trio.to_thread.run_sync(detach_dead, path)
             # Before anything of the volume is touched: most mistakes are made here.
             await trio.to_thread.run_sync(check_mountpoint, Path(path))
             arguments = self.arguments(volume, path, options)
