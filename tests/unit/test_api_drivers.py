@@ -89,9 +89,7 @@ def test_an_interface_of_the_seed_is_made_of_the_same_parts(interface: str) -> N
 
 
 @pytest.mark.parametrize(("interface", "method"), METHODS)
-def test_a_method_says_which_errors_it_raises_and_names_those_of_the_seed(
-    interface: str, method: str
-) -> None:
+def test_a_method_says_which_errors_it_raises_and_names_those_of_the_seed(interface: str, method: str) -> None:
     doc = inspect.getdoc(vars(getattr(api, interface))[method]) or ""
     if method in ("name", "type"):
         assert "Raises nothing" in doc
@@ -139,9 +137,7 @@ CALLS: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
 
 
 @pytest.mark.parametrize(("null", "call"), CALLS)
-async def test_a_null_driver_says_what_it_does_not_support(
-    null: Callable[[], Any], call: Callable[[Any], Any]
-) -> None:
+async def test_a_null_driver_says_what_it_does_not_support(null: Callable[[], Any], call: Callable[[Any], Any]) -> None:
     driver = null()
     with pytest.raises(NotSupported, match=rf"^{type(driver).__name__} does not support \w+$"):
         await call(driver)

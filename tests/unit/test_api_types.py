@@ -71,9 +71,7 @@ strategies[VolumeLocator] = st.builds(
 )
 strategies[IoThrottle] = st.builds(IoThrottle, **dict.fromkeys(IoThrottle.__struct_fields__, uint64))
 strategies[IoStrategy] = st.builds(IoStrategy, **{f: st.booleans() for f in IoStrategy.__struct_fields__})
-strategies[ScanPolicy] = st.builds(
-    ScanPolicy, trigger=st.sampled_from(ScanTrigger), action=st.sampled_from(ScanAction)
-)
+strategies[ScanPolicy] = st.builds(ScanPolicy, trigger=st.sampled_from(ScanTrigger), action=st.sampled_from(ScanAction))
 SPEC: dict[str, st.SearchStrategy[Any]] = {
     "ephemeral": st.booleans(),
     "size": uint64,
@@ -194,9 +192,7 @@ def test_a_record_cannot_be_changed_in_place() -> None:
         (list[VolumeSpec], '[{"size": "1"}]', r"list\[0\]|list\[...\].size: expected `int`"),
     ],
 )
-def test_malformed_json_is_refused_in_one_line_that_names_the_field(
-    kind: type[Any], text: str, message: str
-) -> None:
+def test_malformed_json_is_refused_in_one_line_that_names_the_field(kind: type[Any], text: str, message: str) -> None:
     with pytest.raises(InvalidArgument, match=message) as caught:
         from_json(text, kind)
     assert len(str(caught.value).splitlines()) == 1
@@ -379,9 +375,7 @@ def test_there_may_be_more_requests_than_are_listed_but_not_fewer() -> None:
 
 
 def test_throughput_is_bytes_per_second_and_latency_microseconds_per_operation() -> None:
-    stats = Stats(
-        reads=10, read_ms=20, read_bytes=4096, writes=30, write_ms=300, write_bytes=8192, interval_ms=500
-    )
+    stats = Stats(reads=10, read_ms=20, read_bytes=4096, writes=30, write_ms=300, write_bytes=8192, interval_ms=500)
     assert (stats.read_throughput, stats.write_throughput, stats.throughput) == (8192, 16384, 24576)
     assert (stats.read_latency, stats.write_latency, stats.latency) == (2000, 10000, 8000)
     assert stats.iops == 80

@@ -21,9 +21,7 @@ SEED = {
     "ErrVolDetached": "Volume is detached",
     "ErrVolAttached": "Volume is attached",
     "ErrVolAttachedOnRemoteNode": "Volume is attached on another node",
-    "ErrVolAttachedScale": (
-        "Volume is attached on another node. Increase scale factor to create more instances"
-    ),
+    "ErrVolAttachedScale": ("Volume is attached on another node. Increase scale factor to create more instances"),
     "ErrVolHasSnaps": "Volume has snapshots associated",
     "ErrNotSupported": "Operation not supported",
     "ErrVolBusy": "Volume is busy",
