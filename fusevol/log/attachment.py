@@ -108,10 +108,8 @@ class Attachment:
 
     async def confirm(self) -> None:
         """Return if this writer still holds the volume. Raises Fenced, Diverged, BackendError."""
+        await self.settle()
         async with self._lock:
-            if self._unsettled:
-                await self._settle()
-                return
             data, version = await self.backend.get_manifest(self.volume_id)
             if version != self._version:
                 manifest = Manifest.from_bytes(data, self.volume_id)
@@ -125,9 +123,8 @@ class Attachment:
         `doubtful` is the checkpoint that the change is about: should it turn up later, that is Diverged.
         Once begun it is not cancelled.
         """
+        await self.settle()
         async with self._lock:
-            if self._unsettled:
-                await self._settle()
             await self._put(change, doubtful)
 
     async def claim_next_epoch(self) -> int:
@@ -139,9 +136,16 @@ class Attachment:
     async def _take_epoch(self) -> None:
         await self._put(lambda manifest: msgspec.structs.replace(manifest, epoch=_next(manifest, self.volume_id)))
 
-    async def _settle(self) -> None:
-        """Change the manifest, so that no put from before can take effect any more, and see whether one has."""
-        await self._take_epoch()
+    async def settle(self) -> None:
+        """After a put that failed: change the manifest, so that it cannot take effect any more, and see if it has.
+
+        To be called before a barrier is sealed: a barrier must not come to stand on a restored tree that its
+        writer knows nothing of. Raises as `confirm` does.
+        """
+        if self._unsettled:
+            async with self._lock:
+                if self._unsettled:
+                    await self._take_epoch()
 
     async def _put(self, change: Callable[[Manifest], Manifest], doubtful: Blob | None = None) -> None:
         def guarded(manifest: Manifest) -> Manifest:

@@ -101,7 +101,7 @@ class LogVolume:
         after a failed flush of the backend, or Fenced, the volume takes no more writes.
         """
         log = self._writable()
-        await self._stay_in_epoch()
+        await self._before_barrier()
         if self.path.gate is None:  # else nothing is written until a restore is through
             prepare = prepare or self.prepare
         if prepare:
@@ -127,8 +127,15 @@ class LogVolume:
             return log.barrier
         return log.seal(barrier=True).sequence
 
-    async def _stay_in_epoch(self) -> None:
+    async def _before_barrier(self) -> None:
+        """What must be done before the next barrier is sealed: know which tree it stands on, and have room for it."""
         log = self._writable()
+        if self._attachment:
+            try:
+                await self._attachment.settle()
+            except FusevolError as error:
+                self._note(error)
+                raise
         if log.head % EPOCH_BLOCKS > EPOCH_BLOCKS // 2 and log.jump is None and self._attachment:
             log.jump = await self._attachment.claim_next_epoch()
 
@@ -205,7 +212,7 @@ class LogVolume:
         async with self._commits:
             try:
                 decide()
-                await self._stay_in_epoch()
+                await self._before_barrier()
                 change = decide()
                 self._writable().retry()
                 prepare = prepare or self.prepare

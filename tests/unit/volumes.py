@@ -13,7 +13,7 @@ from fusevol.backends.wrappers.wrapper import Wrapper
 from fusevol.log import LogOptions, LogVolume, SnapshotView
 from fusevol.log.format import BLOCK
 
-__all__ = ["QUIET", "Content", "Hooked", "Model", "Step", "block_bytes", "content_of", "read_all"]
+__all__ = ["QUIET", "Content", "Hooked", "Model", "State", "Step", "block_bytes", "content_of", "read_all"]
 
 T = TypeVar("T")
 
@@ -22,6 +22,10 @@ QUIET = LogOptions(idle_seconds=1e9)
 
 #: Logical blocks that are not zero.
 Content = dict[int, bytes]
+#: Live content, and that of each snapshot.
+State = tuple[Content, dict[str, Content]]
+
+_ZEROS = bytes(BLOCK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,25 +94,25 @@ def block_bytes(seed: object) -> bytes:
     return random.Random(repr(seed)).randbytes(BLOCK)
 
 
-async def content_of(source: LogVolume | SnapshotView, span: int) -> Content:
-    """The blocks below `span` that are not zero, read one by one after a read in one piece."""
-    whole = bytes(await source.read(span * BLOCK, 0))
+async def content_of(source: LogVolume | SnapshotView, blocks: range) -> Content:
+    """Those of the blocks that are not zero, read one by one after a read in one piece."""
+    whole = bytes(await source.read(len(blocks) * BLOCK, blocks.start * BLOCK))
     found = {}
-    for at in range(span):
-        data = bytes(await source.read(BLOCK, at * BLOCK))
+    for at, block in enumerate(blocks):
+        data = bytes(await source.read(BLOCK, block * BLOCK))
         assert data == whole[at * BLOCK : (at + 1) * BLOCK]
-        if any(data):
-            found[at] = data
+        if data != _ZEROS:
+            found[block] = data
     return found
 
 
-async def read_all(volume: LogVolume, span: int) -> tuple[Content, dict[str, Content]]:
+async def read_all(volume: LogVolume, blocks: range) -> State:
     """The live content and that of every snapshot."""
-    live = await content_of(volume, span)
+    live = await content_of(volume, blocks)
     snapshots = {}
     for snapshot in volume.snapshots():
         async with volume.view(snapshot.name) as view:
-            snapshots[snapshot.name] = await content_of(view, span)
+            snapshots[snapshot.name] = await content_of(view, blocks)
     return live, snapshots
 
 
@@ -120,16 +124,25 @@ class Model:
     last one acknowledged, then those that were attempted since.
     """
 
-    span: int
     live: Content = field(default_factory=dict)
     snapshots: dict[str, Content] = field(default_factory=dict)
-    barriers: list[tuple[Content, dict[str, Content]]] = field(default_factory=lambda: [({}, {})])
+    barriers: list[State] = field(default_factory=lambda: [({}, {})])
 
-    def state(self) -> tuple[Content, dict[str, Content]]:
-        """A copy of what the process sees."""
-        return dict(self.live), {name: dict(content) for name, content in self.snapshots.items()}
+    def state(self) -> State:
+        """A copy of what the process sees. Content is never changed in place."""
+        return self.live, dict(self.snapshots)
 
-    def attempt(self, *states: tuple[Content, dict[str, Content]]) -> None:
+    def set(self, state: State) -> None:
+        """The process sees something else now."""
+        self.live, self.snapshots = state[0], dict(state[1])
+
+    def write(self, block: int, data: bytes) -> None:
+        """Map a block, or unmap it with empty data."""
+        self.live = {**self.live, block: data}
+        if not data:
+            del self.live[block]
+
+    def attempt(self, *states: State) -> None:
         """From now on a recovery may also find the present state, or one of `states`."""
         self.barriers += [self.state(), *states]
 
