@@ -18,10 +18,6 @@ LIMIT = 120.0
 NEEDED = ("fio", "getfacl", "getfattr", "git", "mkfs.ext4", "rsync", "setfacl", "setfattr", "stress-ng")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "limit(seconds): how long the mounts of a test may live")
-
-
 @pytest.fixture(autouse=True, scope="session")
 def _programs() -> None:
     missing = [name for name in NEEDED if shutil.which(name) is None]

@@ -224,6 +224,7 @@ def test_what_was_restored_is_what_is_mounted_next(volume: Volume) -> None:
     volume.check()
 
 
+@pytest.mark.slow
 def test_a_process_whose_directory_was_replaced_gets_an_error_and_a_new_one_works(volume: Volume, bench: Bench) -> None:
     (volume.path / "work").mkdir()
     volume.command("snapshot", "empty")
@@ -345,6 +346,7 @@ def test_nothing_of_it_is_listed_or_copied_by_programs_that_take_all_there_is(vo
     assert (root / ".fusevol" / "snapshots" / "one" / "dir" / "file").read_text() == "x"
 
 
+@pytest.mark.slow
 def test_programs_that_want_an_empty_directory_find_the_root_empty(volume: Volume, bench: Bench) -> None:
     assert os.listdir(volume.path) == []
     bench.run("find", volume.path, "-maxdepth", "0", "-empty", "-exec", "true", "{}", "+")

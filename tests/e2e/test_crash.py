@@ -8,6 +8,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.crashing import Rounds
 from tests.e2e.harness import Bench, Volume, seed, until
 
@@ -20,11 +22,11 @@ def _synced(path: Path, text: str) -> None:
 
 
 def test_what_fsync_acknowledged_survives_the_death_of_the_server(volume: Volume, place: Path) -> None:
-    """Writers of several kinds, killed at a random moment, four times; scripts/kill_soak does it as often as told."""
+    """Writers of several kinds, killed at a random moment, three times; scripts/kill_soak does it as often as told."""
     elsewhere = place / "acknowledged"
     elsewhere.mkdir()
     rounds = Rounds(volume, elsewhere, seed())
-    for _ in range(4):
+    for _ in range(3):
         done = rounds.run()
         assert done.problems == []
         print(done)
@@ -55,6 +57,7 @@ def _errno(call: Callable[[], object]) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_a_dead_mount_can_be_unmounted_and_is_reported_as_what_it_is(volume: Volume) -> None:
     _synced(volume.path / "file", "synced")
     volume.kill()
@@ -80,6 +83,7 @@ def test_sigterm_makes_everything_durable_without_any_fsync(volume: Volume, benc
     assert [(volume.path / f"small-{n}").read_bytes() for n in range(500)] == [b"%d" % n for n in range(500)]
 
 
+@pytest.mark.slow
 def test_umount_makes_everything_durable_without_any_fsync(volume: Volume) -> None:
     """Neither `umount` of the system nor the command of the volume loses what was written last."""
     for command in ("umount", "fusevol"):

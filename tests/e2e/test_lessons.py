@@ -7,6 +7,8 @@ import random
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.harness import Bench, Volume, seed
 
 MIB = 1 << 20
@@ -49,6 +51,7 @@ def test_what_is_being_read_is_not_given_back_by_overwrites_and_deleted_snapshot
     volume.check()
 
 
+@pytest.mark.slow
 def test_many_snapshots_can_be_taken_and_deleting_them_gives_all_their_space_back(volume: Volume) -> None:
     """Beyond the limits of 250 and 510 that others have."""
     (volume.path / "kept").write_bytes(os.urandom(MIB))
@@ -111,6 +114,7 @@ def test_it_says_what_is_not_durable_yet_and_when_all_of_it_is(volume: Volume) -
         os.close(fd)
 
 
+@pytest.mark.slow
 def test_a_volume_starts_again_whatever_its_process_left_of_its_state(volume: Volume, bench: Bench) -> None:
     """Nobody ever has to delete state to get a volume mounted: the mount point, the records, the lock."""
     (volume.path / "file").write_text("kept")

@@ -149,13 +149,14 @@ def test_deleting_files_on_a_volume_whose_disk_is_full_makes_room(small_disk: Pa
         path.unlink()
         del kept[path]
     data = os.urandom(4 * MIB)
-    until(lambda: write_synced(volume.path / "new", data) == 0, "room for a new file", 8)
+    until(lambda: write_synced(volume.path / "new", data) == 0, "room for a new file", 5)
     assert (volume.path / "new").read_bytes() == data
     assert all(path.read_bytes() == content for path, content in kept.items())
     volume.umount()
     volume.check()
 
 
+@pytest.mark.slow
 @pytest.mark.limit(90)
 def test_unmounting_on_a_full_disk_ends_in_good_time_and_loses_nothing_synced(small_disk: Path, bench: Bench) -> None:
     filler = small_disk / "filler"

@@ -37,20 +37,20 @@ def test_git_clones_commits_packs_and_finds_its_repository_sound(volume: Volume,
 
     rng = random.Random(seed())
     git("init", "-q", "-b", "main", cwd=origin)
-    for version in range(3):
-        _fill(origin, rng, 200, 6000)
+    for version in range(2):
+        _fill(origin, rng, 150, 6000)
         git("add", "-A", cwd=origin)
         git("commit", "-qm", f"version {version}", cwd=origin)
     git("clone", "-q", "--no-local", os.fspath(origin), os.fspath(clone), cwd=place)
     assert git("rev-parse", "HEAD") == git("rev-parse", "HEAD", cwd=origin)
     assert git("status", "--porcelain") == ""
-    for number in range(5):
+    for number in range(3):
         _fill(clone / f"new{number}", rng, 20, 3000)
         git("add", "-A")
         git("commit", "-qm", f"new {number}")
-    git("checkout", "-q", "HEAD~6")
+    git("checkout", "-q", "HEAD~4")
     git("checkout", "-q", "main")
-    git("gc", "-q", "--aggressive", "--prune=now")
+    git("gc", "-q", "--prune=now")
     git("fsck", "--full", "--strict")
     assert git("status", "--porcelain") == ""
     head = git("rev-parse", "HEAD")
@@ -62,7 +62,9 @@ def test_git_clones_commits_packs_and_finds_its_repository_sound(volume: Volume,
     assert git("status", "--porcelain") == ""
 
 
-@pytest.mark.parametrize("mode", ["wal", "delete", "truncate"])
+@pytest.mark.parametrize(
+    "mode", ["wal", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("delete", "truncate"))]
+)
 def test_sqlite_writers_and_readers_find_a_sound_database(volume: Volume, bench: Bench, place: Path, mode: str) -> None:
     file, writers, each = volume.path / "data.db", 3, 60
     with sqlite3.connect(file) as connection:
@@ -213,22 +215,23 @@ def test_rsync_with_everything_finds_nothing_left_to_copy(volume: Volume, bench:
     assert rsync(source, copy) == []
 
 
+FIO = {
+    "random-fsync": "--rw=randwrite --bs=4k --numjobs=3 --size=8m --fsync=32",
+    "direct": "--rw=randwrite --bs=4k --numjobs=2 --size=8m --direct=1 --ioengine=libaio --iodepth=16",
+    "sequential": "--rw=write --bs=256k --numjobs=2 --size=24m --end_fsync=1",
+    "unaligned": "--rw=randwrite --bsrange=512-70000 --bs_unaligned=1 --numjobs=2 --size=12m --fdatasync=50",
+    "mmap": "--rw=randrw --bs=16k --numjobs=2 --size=12m --ioengine=mmap --fsync=64",
+}
+
+
 @pytest.mark.parametrize(
-    "job",
-    [
-        "--rw=randwrite --bs=4k --numjobs=3 --size=8m --fsync=32",
-        "--rw=write --bs=256k --numjobs=2 --size=24m --end_fsync=1",
-        "--rw=randwrite --bs=4k --numjobs=2 --size=8m --direct=1 --ioengine=libaio --iodepth=16",
-        "--rw=randwrite --bsrange=512-70000 --bs_unaligned=1 --numjobs=2 --size=12m --fdatasync=50",
-        "--rw=randrw --bs=16k --numjobs=2 --size=12m --ioengine=mmap --fsync=64",
-    ],
-    ids=["random-fsync", "sequential", "direct", "unaligned", "mmap"],
+    "job", ["random-fsync", "direct", *(pytest.param(job, marks=pytest.mark.slow) for job in list(FIO)[2:])]
 )
 def test_fio_verifies_what_it_wrote(volume: Volume, bench: Bench, place: Path, job: str) -> None:
     where = f"--directory={volume.path} --fallocate=truncate --randseed={seed()}"
-    common = f"fio --name=job {where} --verify=crc32c --verify_fatal=1 {job}"
+    common = f"fio --name=job {where} --verify=crc32c --verify_fatal=1 {FIO[job]}"
     bench.shell(f"{common} --do_verify=1", cwd=place)
-    if "randrw" not in job:
+    if job != "mmap":
         volume.umount()
         volume.mount()
         bench.shell(f"{common} --verify_only", cwd=place)
@@ -256,7 +259,7 @@ def test_stress_ng_finds_its_filesystem_stressors_verified(volume: Volume, bench
     """A handful, together; scripts/stress_mount runs all there are."""
     words = [word for name in STRESSORS for word in (f"--{name}", "1", f"--{name}-ops", "60")]
     small = ("--hdd-bytes", "8m", "--fallocate-bytes", "8m")
-    said = bench.run("stress-ng", "--temp-path", volume.path, "--verify", "--timeout", "15s", *small, *words)
+    said = bench.run("stress-ng", "--temp-path", volume.path, "--verify", "--timeout", "6s", *small, *words)
     assert "fail:" not in said, said
     volume.umount()
     volume.check()
