@@ -48,8 +48,8 @@ class Inode:
     """A file; the columns of its row, and what belongs to it in memory only.
 
     extents: sorted by block; None while not loaded.
-    capability: whether it has file capabilities, None if not known. opens: open handles. reserved: logical blocks set aside
-    for it to grow into, as (address, count).
+    capability: whether it has file capabilities, None if not known.
+    opens: open handles. reserved: logical blocks set aside for it to grow into, as (address, count).
     """
 
     __slots__ = (
