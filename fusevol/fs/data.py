@@ -7,9 +7,9 @@ aside a run of addresses as long as itself, so that its extents stay few (addres
 
 import errno
 from bisect import bisect_right
-from time import time_ns
 
 from fusevol.api.io import Buffer
+from fusevol.fs.clock import now
 from fusevol.fs.content import FileReader
 from fusevol.fs.database import Database
 from fusevol.fs.inodes import Extent, Inode, InodeTable, fail
@@ -159,7 +159,7 @@ class FileData(FileReader):
 
     def _grown(self, inode: Inode, end: int) -> None:
         inode.size = max(inode.size, end)
-        inode.mtime = inode.ctime = time_ns()
+        inode.mtime = inode.ctime = now()
         self._inodes.changed(inode)
 
     # -- size -------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ class FileData(FileReader):
             inode.data = inode.data.ljust(size, b"\0")
         inode.size = size
         inode.reserved = (0, 0)
-        inode.mtime = inode.ctime = time_ns()
+        inode.mtime = inode.ctime = now()
         self._inodes.changed(inode)
 
     async def _zero(self, inode: Inode, offset: int, end: int) -> None:
@@ -216,7 +216,7 @@ class FileData(FileReader):
                 await self._zero(inode, last << _SHIFT, end)
                 if first < last:
                     self._unmap(inode, first, last)
-        inode.mtime = inode.ctime = time_ns()
+        inode.mtime = inode.ctime = now()
         self._inodes.changed(inode)
         if keep_blocks:
             await self.preallocate(inode, offset, length)

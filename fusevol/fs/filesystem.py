@@ -7,48 +7,30 @@ the errno that Linux gives; failures of the store are FusevolErrors.
 
 import errno
 import stat
-from time import time_ns
-from typing import NamedTuple
 
 import trio
 
 from fusevol.api.io import Buffer
 from fusevol.errors import BackendError
 from fusevol.fs import acl
+from fusevol.fs.arguments import Caller, Changes
+from fusevol.fs.clock import now
 from fusevol.fs.data import FileData
 from fusevol.fs.database import Database, write_superblock
 from fusevol.fs.inodes import Inode, fail
-from fusevol.fs.layout import BLOCK, NAME_MAX, ROOT, SYMLINK_MAX, XATTR_MAX
+from fusevol.fs.layout import BLOCK, ROOT, SYMLINK_MAX, XATTR_MAX
+from fusevol.fs.names import RENAME_EXCHANGE, RENAME_WHITEOUT
 from fusevol.fs.readonly import ReadOnlyFilesystem, StatFs
+from fusevol.fs.xattrs import CAPABILITY, check_name
 from fusevol.log import LogVolume, Snapshot
 
 __all__ = ["Caller", "Changes", "Filesystem"]
 
-CAPABILITY = b"security.capability"
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
 _UNLIMITED = 1 << 50
 _LAST_TIME = (1 << 63) - 1
-
-
-class Caller(NamedTuple):
-    """Who asks: owner of what is made. umask: applies where the directory has no default ACL."""
-
-    uid: int
-    gid: int
-    umask: int = 0
-
-
-class Changes(NamedTuple):
-    """What setattr is to change; None leaves a field as it is. Times in nanoseconds since 1970."""
-
-    mode: int | None = None
-    uid: int | None = None
-    gid: int | None = None
-    size: int | None = None
-    atime: int | None = None
-    mtime: int | None = None
-    ctime: int | None = None
+_ROOT = Caller(0, 0)
 
 
 class Filesystem(ReadOnlyFilesystem):
@@ -126,12 +108,22 @@ class Filesystem(ReadOnlyFilesystem):
         self._database.begin()
         self._reap(self._names.rmdir(self._directory(parent), name))
 
-    def rename(self, old: int, old_name: bytes, new: int, new_name: bytes, flags: int = 0) -> None:
-        """Rename; flags as in renameat2(2): NOREPLACE and EXCHANGE. Raises OSError as there."""
+    def rename(
+        self, old: int, old_name: bytes, new: int, new_name: bytes, flags: int = 0, caller: Caller = _ROOT
+    ) -> None:
+        """Rename; flags as in renameat2(2), where `caller` becomes the owner of a whiteout. Raises OSError as there."""
+        whiteout = flags & RENAME_WHITEOUT
+        if whiteout and flags & RENAME_EXCHANGE:
+            raise fail(errno.EINVAL)
         self._database.begin()
-        replaced = self._names.rename(self._directory(old), old_name, self._directory(new), new_name, flags)
+        directory = self._directory(old)
+        replaced = self._names.rename(directory, old_name, self._directory(new), new_name, flags & ~RENAME_WHITEOUT)
         if replaced is not None:
             self._reap(replaced)
+        if whiteout and self._names.find(old, old_name) is None:
+            # What overlayfs leaves in place of a name that its lower layer has: the device 0:0.
+            gid = directory.gid if directory.mode & stat.S_ISGID else caller.gid
+            self._names.enter(directory, old_name, self._inodes.new(stat.S_IFCHR, caller.uid, gid))
 
     # -- life and death ---------------------------------------------------------------------------
 
@@ -177,7 +169,6 @@ class Filesystem(ReadOnlyFilesystem):
                 raise fail(errno.EINVAL)
             await self._data.truncate(inode, changes.size)
             self._drop_capability(inode)
-        now = time_ns()
         if changes.mode is not None:
             inode.mode = inode.kind | (changes.mode & 0o7777)
             if access := self._xattr(ino, acl.ACCESS):
@@ -193,7 +184,7 @@ class Filesystem(ReadOnlyFilesystem):
             inode.atime = _storable(changes.atime)
         if changes.mtime is not None:
             inode.mtime = _storable(changes.mtime)
-        inode.ctime = now if changes.ctime is None else _storable(changes.ctime)
+        inode.ctime = now() if changes.ctime is None else _storable(changes.ctime)
         self._inodes.changed(inode)
         return inode
 
@@ -205,12 +196,9 @@ class Filesystem(ReadOnlyFilesystem):
 
         Raises OSError(EEXIST, ENODATA, ERANGE, E2BIG, EOPNOTSUPP, EINVAL).
         """
-        if not 0 < len(name) <= NAME_MAX:
-            raise fail(errno.ERANGE)
+        check_name(name)
         if len(value) > XATTR_MAX:
             raise fail(errno.E2BIG)
-        if b"." not in name:
-            raise fail(errno.EOPNOTSUPP)
         inode = self.get(ino)
         there = self._xattr(ino, name) is not None
         if flags & XATTR_CREATE and there:
@@ -231,16 +219,18 @@ class Filesystem(ReadOnlyFilesystem):
             self._set_xattr(ino, name, value)
             if name == CAPABILITY:
                 inode.capability = True
-        inode.ctime = time_ns()
+        inode.ctime = now()
         self._inodes.changed(inode)
 
     def removexattr(self, ino: int, name: bytes) -> None:
-        """Remove an extended attribute. Raises OSError(ENODATA)."""
+        """Remove an extended attribute; an ACL need not be there. Raises OSError(ENODATA, EOPNOTSUPP, EINVAL)."""
+        if name in (acl.ACCESS, acl.DEFAULT) and self._xattr(ino, name) is None:
+            return
         self.getxattr(ino, name)
         self._database.begin()
         self._database.run("DELETE FROM xattr WHERE ino = ? AND name = ?", (ino, name))
         inode = self.get(ino)
-        inode.ctime = time_ns()
+        inode.ctime = now()
         self._inodes.changed(inode)
 
     # -- content ----------------------------------------------------------------------------------
@@ -260,15 +250,19 @@ class Filesystem(ReadOnlyFilesystem):
         self._drop_capability(inode)
         return written
 
-    def drop_privileges(self, ino: int) -> Inode:
-        """Take away what a file must not keep when somebody unprivileged changes it."""
+    def drop_privileges(self, ino: int, *, member: bool = True) -> Inode:
+        """Take away what a file must not keep when somebody unprivileged changes it.
+
+        member: whether they are in the file's group; else a set-group-id bit without the right to execute goes as well.
+        """
         inode = self.get(ino)
         if not inode.is_dir:
             inode.mode &= ~stat.S_ISUID
-            if inode.mode & stat.S_IXGRP:
+            if inode.mode & stat.S_IXGRP or not member:
                 inode.mode &= ~stat.S_ISGID
             self._drop_capability(inode)
-            self._inodes.changed(inode)
+        inode.ctime = now()
+        self._inodes.changed(inode)
         return inode
 
     def _drop_capability(self, inode: Inode) -> None:
@@ -375,8 +369,8 @@ class Filesystem(ReadOnlyFilesystem):
 
     def format(self) -> None:
         """Make the root directory."""
-        now = time_ns()
-        root = Inode(ROOT, stat.S_IFDIR | 0o755, 2, 0, 0, 0, 0, 0, now, now, now, now, ROOT, None)
+        born = now()
+        root = Inode(ROOT, stat.S_IFDIR | 0o755, 2, 0, 0, 0, 0, 0, born, born, born, born, ROOT, None)
         self._inodes.changed(root)
         self._unborn = True
 

@@ -8,8 +8,8 @@ import errno
 import stat
 from collections.abc import Iterable
 from itertools import islice
-from time import time_ns
 
+from fusevol.fs.clock import now
 from fusevol.fs.database import Database
 
 __all__ = ["INODE_COLUMNS", "Extent", "Inode", "InodeTable", "fail"]
@@ -49,7 +49,8 @@ class Inode:
 
     extents: sorted by block; None while not loaded.
     capability: whether it has file capabilities, None if not known.
-    opens: open handles. reserved: logical blocks set aside for it to grow into, as (address, count).
+    opens: open handles. reserved: logical blocks set aside
+    for it to grow into, as (address, count).
     """
 
     __slots__ = (
@@ -156,10 +157,10 @@ class InodeTable:
 
     def new(self, mode: int, uid: int, gid: int, *, parent: int = 0, rdev: int = 0, data: bytes | None = None) -> Inode:
         """A new inode with one link (a directory: two), to be entered somewhere."""
-        now = time_ns()
+        born = now()
         nlink = 2 if stat.S_ISDIR(mode) else 1
         size = len(data) if data else 0
-        inode = Inode(self._next, mode, nlink, uid, gid, rdev, size, 0, now, now, now, now, parent, data)
+        inode = Inode(self._next, mode, nlink, uid, gid, rdev, size, 0, born, born, born, born, parent, data)
         self._next += 1
         inode.extents = []
         self._cache[inode.ino] = self._dirty[inode.ino] = inode

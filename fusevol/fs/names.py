@@ -2,17 +2,18 @@
 
 import errno
 from collections.abc import Iterator
-from time import time_ns
 from typing import NamedTuple
 
+from fusevol.fs.clock import now
 from fusevol.fs.database import Database
 from fusevol.fs.inodes import INODE_COLUMNS, Inode, InodeTable, fail
 from fusevol.fs.layout import LINK_MAX, NAME_MAX
 
-__all__ = ["RENAME_EXCHANGE", "RENAME_NOREPLACE", "Entry", "Names"]
+__all__ = ["RENAME_EXCHANGE", "RENAME_NOREPLACE", "RENAME_WHITEOUT", "Entry", "Names"]
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
 
 
 class Entry(NamedTuple):
@@ -208,9 +209,9 @@ class Names:
         self._touch(parent)
 
     def _touch(self, directory: Inode) -> None:
-        directory.mtime = directory.ctime = time_ns()
+        directory.mtime = directory.ctime = now()
         self._inodes.changed(directory)
 
     def _change(self, inode: Inode) -> None:
-        inode.ctime = time_ns()
+        inode.ctime = now()
         self._inodes.changed(inode)

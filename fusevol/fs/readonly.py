@@ -11,6 +11,7 @@ from fusevol.fs.content import FileReader
 from fusevol.fs.database import Database, read_superblock
 from fusevol.fs.inodes import Inode, InodeTable, fail
 from fusevol.fs.names import Entry, Names
+from fusevol.fs.xattrs import check_name
 from fusevol.log import LogVolume, SnapshotView
 
 __all__ = ["ReadOnlyFilesystem", "StatFs", "open_snapshot"]
@@ -73,7 +74,8 @@ class ReadOnlyFilesystem:
         return None if row is None else bytes(row[0])  # type: ignore[arg-type]
 
     def getxattr(self, ino: int, name: bytes) -> bytes:
-        """Value of an extended attribute. Raises OSError(ENODATA)."""
+        """Value of an extended attribute. Raises OSError(ENODATA, EOPNOTSUPP, EINVAL)."""
+        check_name(name)
         value = self._xattr(ino, name)
         if value is None:
             raise fail(errno.ENODATA)

@@ -9,7 +9,6 @@ import errno
 import functools
 import os
 import stat
-import time
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar, cast
@@ -20,10 +19,13 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 from fusevol.api.io import Buffer
 from fusevol.errors import FusevolError, errno_of
 from fusevol.fs import Caller, Changes, Filesystem, ReadOnlyFilesystem
+from fusevol.fs.clock import now
 from fusevol.fs.inodes import Inode
 from fusevol.fs.layout import BLOCK, NAME_MAX
+from fusevol.fs.xattrs import hidden
 from fusevol.mount.control import Control
 from fusevol.mount.nodes import CONTROL_NAME, Node, Nodes
+from fusevol.mount.privileges import drop_privileges
 from fusevol.mount.requests import Requests
 
 __all__ = ["VolumeOperations"]
@@ -32,6 +34,8 @@ F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 #: The kernel may keep what it knows for this long (seconds): nobody else changes the volume.
 _CACHE_SECONDS = 86400.0
+#: `.` and `..` come first in a listing, and move the positions of all that follows.
+_DOTS = 2
 
 
 def handler(function: F) -> F:
@@ -183,7 +187,7 @@ class VolumeOperations(pyfuse3.Operations):
     ) -> None:
         self._check_name(new_parent, new_name)
         filesystem, ino = self._live(parent)
-        filesystem.rename(ino, name, self._live(new_parent)[1], new_name, flags)
+        filesystem.rename(ino, name, self._live(new_parent)[1], new_name, flags, _caller(ctx))
 
     def _check_name(self, parent: int, name: bytes) -> None:
         """The control directory's name in the root is taken. Raises OSError(EEXIST)."""
@@ -209,8 +213,13 @@ class VolumeOperations(pyfuse3.Operations):
             await self.control.readdir(handle, after, token)
             return
         where, filesystem = self.nodes.find(handle)
-        for name, cookie, inode in filesystem.listing(where.ino, after):
-            if not pyfuse3.readdir_reply(token, name, self._attributes(inode, where), cookie):
+        for position, (name, ino) in enumerate(((b".", where.ino), (b"..", filesystem.get(where.ino).parent))):
+            # The kernel takes no reference to these two, whatever READDIRPLUS says of them.
+            entry = self._attributes(filesystem.get(ino or where.ino), where) if after <= position else None
+            if entry is not None and not pyfuse3.readdir_reply(token, name, entry, position + 1):
+                return
+        for name, cookie, inode in filesystem.listing(where.ino, max(0, after - _DOTS)):
+            if not pyfuse3.readdir_reply(token, name, self._attributes(inode, where), cookie + _DOTS):
                 return
 
     @handler
@@ -247,11 +256,12 @@ class VolumeOperations(pyfuse3.Operations):
             mtime=attr.st_mtime_ns if fields.update_mtime else None,
             ctime=attr.st_ctime_ns if fields.update_ctime else None,
         )
-        if not any(change is not None for change in changes) or (fields.update_size and ctx.uid):
-            # Nothing asked for at all: the kernel says so before a write by somebody who may not keep these bits.
-            inode = filesystem.drop_privileges(ino)
-            if not fields.update_size:
-                return self._reply(node, inode)
+        if not any(change is not None for change in changes[:-1]):
+            # Nothing asked for: the kernel says so before a write by somebody who may not keep these bits. With
+            # ctime (and not for a directory) it is a chown(2) that changes nothing else, which is for the owner.
+            return self._reply(node, drop_privileges(filesystem, ino, ctx, chown=fields.update_ctime))
+        if fields.update_size and ctx.uid:
+            drop_privileges(filesystem, ino, ctx)
         return self._reply(node, await filesystem.setattr(ino, changes))
 
     @handler
@@ -275,7 +285,7 @@ class VolumeOperations(pyfuse3.Operations):
         if self.control.owns(node):
             return []
         where, filesystem = self.nodes.find(node)
-        return filesystem.listxattr(where.ino)
+        return [name for name in filesystem.listxattr(where.ino) if not hidden(name, ctx.uid)]
 
     @handler
     async def removexattr(self, node: int, name: bytes, ctx: RequestContext) -> None:
@@ -299,7 +309,9 @@ class VolumeOperations(pyfuse3.Operations):
         if flags & os.O_TRUNC and isinstance(filesystem, Filesystem):
             # The kernel leaves it to us (FUSE_ATOMIC_O_TRUNC), and takes for granted that the size is 0 then.
             try:
-                await filesystem.setattr(where.ino, Changes(size=0, mtime=time.time_ns()))
+                if ctx.uid:
+                    drop_privileges(filesystem, where.ino, ctx)
+                await filesystem.setattr(where.ino, Changes(size=0, mtime=now()))
             except BaseException:
                 filesystem.released(where.ino)
                 raise
