@@ -21,7 +21,7 @@ from fusevol.log.appender import Appender
 from fusevol.log.attachment import Attachment, check_ready, read_manifest, update_manifest
 from fusevol.log.datapath import DataPath
 from fusevol.log.extents import ExtentMap
-from fusevol.log.format import BLOCK_SHIFT, INDEX_BITS, KIND_MAP
+from fusevol.log.format import BLOCK, BLOCK_SHIFT, INDEX_BITS, KIND_MAP
 from fusevol.log.options import LogOptions
 from fusevol.log.reader import BlockReader
 from fusevol.log.records import Ancestor, Blob, Checkpoint, Manifest, Origin, Pin, decode
@@ -173,12 +173,18 @@ def _reader(backend: Backend, volume_id: str, manifest: Manifest) -> BlockReader
     return BlockReader(backend, volume_id, manifest.origin.ancestors if manifest.origin else ())
 
 
-async def _read_state(reader: BlockReader, manifest: Manifest) -> tuple[State, Checkpoint]:
-    """The last checkpoint: its record, and the state it describes."""
+async def _read_state(reader: BlockReader, manifest: Manifest, claimed: int = 0) -> tuple[State, Checkpoint]:
+    """The last checkpoint: its record, and the state it describes. claimed: epochs the caller has just taken."""
     origin, blob = manifest.origin, manifest.checkpoint
     if blob is None:
         root, mapped = (origin.root, origin.mapped) if origin else (None, 0)
         start = max(1 << INDEX_BITS, reader.own_from)
+        if manifest.epoch - claimed < start >> INDEX_BITS and await reader.backend.used_size(reader.volume_id):
+            raise CorruptData(
+                f'the manifest of volume "{reader.volume_id}" is that of a volume never written to, but its space is '
+                "not empty",
+                hint="restore the volume's newest manifest",
+            )
         return State(), Checkpoint(number=0, sequence=0, position=start, root=root, mapped=mapped, inherited=mapped)
     body = await reader.blob(blob, "the checkpoint record")
     record = decode(body, Checkpoint, f'the checkpoint record of volume "{reader.volume_id}"')
@@ -233,8 +239,13 @@ async def open_volume(
 async def _attach(backend: Backend, volume_id: str, options: LogOptions, nursery: trio.Nursery) -> LogVolume:
     attachment = await Attachment.claim(backend, volume_id)
     manifest = attachment.manifest
+    if any(await backend.read(volume_id, BLOCK, attachment.head << BLOCK_SHIFT)):
+        raise CorruptData(
+            f'the manifest of volume "{volume_id}" is older than its log: epoch {manifest.epoch} was used before',
+            hint="restore the volume's newest manifest",
+        )
     reader, cache = _reader(backend, volume_id, manifest), NodeCache(options.cached_nodes)
-    state, record = await _read_state(reader, manifest)
+    state, record = await _read_state(reader, manifest, claimed=1)
     rolled = Rolled([], record.position, record.sequence, record.sequence)
     if manifest.checkpoint:
         rolled = await roll_forward(
