@@ -10,9 +10,10 @@ __all__ = ["requests"]
 
 
 def requests(name: NameArgument, json: JsonOption = False) -> None:
-    """Show the requests that a mounted volume is serving now, oldest first.
+    """Show the requests a mounted volume is serving.
 
-    One that gets old says what a program waits for. The same is in the mount: cat .fusevol/requests.
+    The oldest comes first; one that gets old says what a program waits for. The same is in the mount:
+    cat .fusevol/requests.
 
     Example:
 

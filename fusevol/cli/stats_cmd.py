@@ -13,7 +13,9 @@ _BYTES = ("read_bytes", "write_bytes", "bytes_used")
 
 
 def stats(name: NameArgument, json: JsonOption = False) -> None:
-    """Show what a mounted volume has done since it was mounted, in the manner of /proc/diskstats.
+    """Show what a mounted volume has done so far.
+
+    The counters begin with the mount, and are in the manner of /proc/diskstats.
 
     The same numbers are in the mount: cat .fusevol/stats, or getfattr -n user.fusevol.stats.
 
