@@ -21,6 +21,7 @@ __all__ = ["FileData"]
 
 _RESERVE_FROM = 256
 _RESERVE_MOST = 16384
+_TIMED_WITHIN = 60 * 10**9
 _SHIFT = 12
 _MASK = BLOCK - 1
 
@@ -97,8 +98,11 @@ class FileData(FileReader):
 
     # -- writing ----------------------------------------------------------------------------------
 
-    async def write(self, inode: Inode, data: Buffer, offset: int) -> int:
-        """Write bytes, growing the file as needed; return how many. Raises OSError(ENOSPC, EFBIG)."""
+    async def write(self, inode: Inode, data: Buffer, offset: int, *, timed: bool = False) -> int:
+        """Write bytes, growing the file as needed; return how many. Raises OSError(ENOSPC, EFBIG).
+
+        timed: whoever writes sets the times, before or after this.
+        """
         size = len(data)
         end = offset + size
         if end > SIZE_MAX:
@@ -107,7 +111,7 @@ class FileData(FileReader):
             return 0
         # Waiting first makes it likely that all that follows happens at once: no other write comes in between.
         await self._volume.throttle()
-        if self._write_inline(inode, data, offset, end):
+        if self._write_inline(inode, data, offset, end, timed):
             return size
         await self._outgrow(inode)
         view = memoryview(data).cast("B")
@@ -116,7 +120,7 @@ class FileData(FileReader):
         for block, _, count in holes:
             self._allocate(inode, block, count)
         fresh = {edge for block, _, count in holes for edge in (block, block + count - 1)}
-        self._grown(inode, end)
+        self._grown(inode, end, timed)
         for block, address, count in list(self.pieces(inode, first, last - first)):
             low = max(offset, block << _SHIFT)
             high = min(end, (block + count) << _SHIFT)
@@ -130,14 +134,14 @@ class FileData(FileReader):
             await self._volume.write(part, at)
         return size
 
-    def _write_inline(self, inode: Inode, data: Buffer, offset: int, end: int) -> bool:
+    def _write_inline(self, inode: Inode, data: Buffer, offset: int, end: int, timed: bool) -> bool:
         if max(end, inode.size) > INLINE_BYTES or self.extents(inode):
             return False
         old = (inode.data or b"").ljust(inode.size, b"\0")
         if offset > len(old):
             old = old.ljust(offset, b"\0")
         inode.data = old[:offset] + bytes(data) + old[end:]
-        self._grown(inode, end)
+        self._grown(inode, end, timed)
         return True
 
     async def _outgrow(self, inode: Inode) -> None:
@@ -157,9 +161,13 @@ class FileData(FileReader):
             if not done:
                 await self._volume.write(padded, address << _SHIFT)
 
-    def _grown(self, inode: Inode, end: int) -> None:
+    def _grown(self, inode: Inode, end: int, timed: bool) -> None:
         inode.size = max(inode.size, end)
-        inode.mtime = inode.ctime = now()
+        time = now()
+        # The kernel's write-back sends the time of the last write(2) before some of the data, which is then no news.
+        # Were the kernel to be lost before it sends any, the file would still look changed, give or take a minute.
+        if not timed or time - inode.mtime > _TIMED_WITHIN:
+            inode.mtime = inode.ctime = time
         self._inodes.changed(inode)
 
     # -- size -------------------------------------------------------------------------------------

@@ -235,8 +235,10 @@ class Filesystem(ReadOnlyFilesystem):
 
     # -- content ----------------------------------------------------------------------------------
 
-    async def write(self, ino: int, data: Buffer, offset: int) -> int:
+    async def write(self, ino: int, data: Buffer, offset: int, *, timed: bool = False) -> int:
         """Write to a regular file, which loses its capabilities. Its set-user-id bits are for `drop_privileges`.
+
+        timed: whoever writes sets the times itself with `setattr`, as the kernel does with a write-back cache.
 
         Raises OSError(ENOSPC, EFBIG), BackendError, Fenced.
         """
@@ -244,7 +246,7 @@ class Filesystem(ReadOnlyFilesystem):
         # Counted as open, so that nobody loads a second copy of it while this one waits.
         inode.opens += 1
         try:
-            written = await self._data.write(inode, data, offset)
+            written = await self._data.write(inode, data, offset, timed=timed)
         finally:
             inode.opens -= 1
         self._drop_capability(inode)

@@ -218,27 +218,42 @@ async def open_volume(
     options = options or LogOptions()
     failure: BaseException | None = None
     # Errors leave as themselves, not in the nursery's exception group: its tasks raise none of their own.
-    async with trio.open_nursery() as nursery:
-        try:
-            volume = await (_open_read_only if read_only else _attach)(backend, volume_id, options, nursery)
+    try:
+        async with trio.open_nursery() as nursery:
             try:
-                yield volume
-            finally:
-                with trio.CancelScope(shield=True):
-                    try:
-                        await volume.close()
-                    finally:
-                        volume.stop()
-        except BaseException as error:  # noqa: BLE001
-            failure = error
-        nursery.cancel_scope.cancel()
+                volume = await (_open_read_only if read_only else _attach)(backend, volume_id, options, nursery)
+                try:
+                    yield volume
+                finally:
+                    with trio.CancelScope(shield=True):
+                        try:
+                            await volume.close()
+                        finally:
+                            volume.stop()
+            except BaseException as error:  # noqa: BLE001
+                failure = error
+            nursery.cancel_scope.cancel()
+    except BaseException:
+        # The nursery's own, cancelled from outside: that must not hide that writes were lost.
+        if failure is None or isinstance(failure, trio.Cancelled):
+            raise
     if failure is not None:
         raise failure
 
 
 async def _attach(backend: Backend, volume_id: str, options: LogOptions, nursery: trio.Nursery) -> LogVolume:
     attachment = await Attachment.claim(backend, volume_id)
-    manifest = attachment.manifest
+    try:
+        return await _recover(attachment, options, nursery)
+    except CorruptData:
+        # No damage if somebody else took the volume over meanwhile, and gave back what was to be read.
+        await attachment.confirm()
+        raise
+
+
+async def _recover(attachment: Attachment, options: LogOptions, nursery: trio.Nursery) -> LogVolume:
+    """Bring a volume just claimed to the last barrier, and make it ready for writing."""
+    backend, volume_id, manifest = attachment.backend, attachment.volume_id, attachment.manifest
     if any(await backend.read(volume_id, BLOCK, attachment.head << BLOCK_SHIFT)):
         raise CorruptData(
             f'the manifest of volume "{volume_id}" is older than its log: epoch {manifest.epoch} was used before',

@@ -107,7 +107,7 @@ class NodeCache:
     """Nodes by their pointer's word; the oldest go first when there are more than `limit`."""
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
+        self.limit = max(limit, 2)  # who changes a leaf must find both it and the node above
         self._nodes: dict[int, Node] = {}
         self.get = self._nodes.get
 

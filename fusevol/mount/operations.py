@@ -338,7 +338,7 @@ class VolumeOperations(pyfuse3.Operations):
             await self.control.write(handle, bytes(data))
             return len(data)
         filesystem, ino = self._live(handle)
-        written = await filesystem.write(ino, data, offset)
+        written = await filesystem.write(ino, data, offset, timed=True)
         self.requests.counters.writes += 1
         self.requests.counters.write_bytes += written
         return written

@@ -38,7 +38,8 @@ def test_the_page_shows_what_the_commands_print(fusevol: Fusevol) -> None:
     true = _BLOCK.sub(lambda match: _run(fusevol, match[1]), page)
     if os.environ.get("FUSEVOL_UPDATE_DOCS"):
         _PAGE.write_text(true)
-    assert true == _PAGE.read_text()
+    # How wide a column is depends on the path of the state directory, which is another one here.
+    assert re.sub(" +", " ", true) == re.sub(" +", " ", _PAGE.read_text())
 
 
 def test_the_page_has_every_command() -> None:

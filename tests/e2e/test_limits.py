@@ -137,6 +137,7 @@ def test_a_full_disk_under_a_volume_is_reported_and_once_there_is_space_it_goes_
     volume.umount()
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(
     strict=True, reason="a deletion has to be committed to the log, and nothing is set aside for that on a full disk"
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -11,23 +10,17 @@ from tests.e2e.harness import Bench, Volume, public_directory, seed, until
 from tests.e2e.postgres import Client, Postgres
 
 
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A directory that the user postgres can reach. Listed before `bench`, so that it goes after the mounts."""
-    with public_directory() as path:
-        yield path
-
-
-@pytest.fixture
-def server(public: Path, place: Path) -> Iterator[tuple[Volume, Postgres]]:
-    """PostgreSQL on a volume, with pgbench's tables and one for rows."""
-    bench = Bench(public, 150)
-    with bench.watched():
-        volume = Volume(bench, place / "home", path=public / "mnt").create().mount()
-        database = Postgres(bench, volume.path / "data", public / "sockets").create().start()
-        database.run("pgbench", "-i", "-q", "-s", "1", "postgres")
-        database.ask("CREATE TABLE row (client integer, n integer, PRIMARY KEY (client, n))")
-        yield volume, database
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Volume, Postgres]]:
+    """PostgreSQL on a volume, with pgbench's tables and one for rows; mounted where every user can reach it."""
+    with public_directory() as public:
+        bench = Bench(public, 300)
+        with bench.watched():
+            volume = Volume(bench, tmp_path_factory.mktemp("postgres") / "home", path=public / "mnt").create().mount()
+            database = Postgres(bench, volume.path / "data", public / "sockets").create().start()
+            database.run("pgbench", "-i", "-q", "-s", "1", "postgres")
+            database.ask("CREATE TABLE row (client integer, n integer, PRIMARY KEY (client, n))")
+            yield volume, database
 
 
 def _lost(database: Postgres, client: Client, committed: int) -> list[str]:
@@ -63,27 +56,25 @@ def test_postgres_recovers_from_its_own_crash_and_from_that_of_the_mount(server:
         database.verify()
         total += committed
     print(f"{total} rows committed, none lost")
-    database.stop()
-    volume.umount()
     volume.check()
 
 
 def test_a_clone_of_a_snapshot_taken_under_load_recovers_as_a_server_of_its_own(
-    server: tuple[Volume, Postgres], place: Path, public: Path
+    server: tuple[Volume, Postgres],
 ) -> None:
     volume, database = server
     bench = volume.bench
-    client = Client(bench, database, 0)
+    client = Client(bench, database, 50)
     load = database.pgbench(60, seed())
     until(lambda: client.committed > 200, "rows to be committed")
     before = client.committed
     volume.command("snapshot", "busy")
     until(lambda: client.committed > before + 100, "the work to go on")
-    other = Volume(bench, place / "home", "copy", public / "copy")
+    other = Volume(bench, volume.home, "copy", bench.place / "copy")
     other.fusevol("clone", "web@busy", "copy")
     other.mount()
     (other.path / "data" / "postmaster.pid").unlink()
-    second = Postgres(bench, other.path / "data", public / "sockets-2").start()
+    second = Postgres(bench, other.path / "data", bench.place / "sockets-2").start()
     assert _lost(second, client, before) == []
     second.verify()
     second.ask("INSERT INTO row VALUES (99, 1)")

@@ -23,6 +23,7 @@ __all__ = [
     "ROOT_USER",
     "WHITEOUT",
     "Case",
+    "Jail",
     "User",
     "World",
     "acting",
@@ -231,6 +232,33 @@ class World:
     def link(self, old: bytes, new: bytes, *, follow: bool = False) -> None:
         # Python's os.link follows symbolic links unless told otherwise, where the system call does not.
         os.link(self.at(old), self.at(new), follow_symlinks=follow)
+
+
+class Jail(World):
+    """A directory that no call leads out of, whatever links to `..` and `/` there are: from inside it is the root."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(Path("/"))
+        self._inside = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        self._outside = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+        self._current = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Have this process see nothing but the directory (chroot(2))."""
+        os.fchdir(self._inside)
+        os.chroot(".")
+        try:
+            yield
+        finally:
+            os.fchdir(self._outside)
+            os.chroot(".")
+            os.fchdir(self._current)
+
+    def close(self) -> None:
+        super().close()
+        for fd in (self._inside, self._outside, self._current):
+            os.close(fd)
 
 
 # -- comparing two of them ------------------------------------------------------------------------

@@ -430,3 +430,31 @@ async def test_a_flipped_bit_in_a_larger_volume_is_an_error_or_no_harm(close: bo
             except AssertionError as error:
                 error.add_note(f"bit {bit % 8} of byte {bit // 8:#x}")
                 raise
+
+
+async def test_a_later_epoch_bears_witness_of_the_batches_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log goes on in another epoch, far away; what was durable before must not be given up for a torn write."""
+    monkeypatch.setattr("fusevol.log.volume.EPOCH_BLOCKS", 16)
+    backend = MemoryBackend()
+    await create_volume(backend, "v")
+    live: Content = {}
+    async with open_volume(backend, "v", options=QUIET) as volume:
+        for block in range(12):
+            await volume.write(block_bytes(block), block * BLOCK)
+            await volume.flush()
+            live[block] = block_bytes(block)
+        volume.abandon()
+    log = log_behind_checkpoint(backend)
+    epochs = [batch.start // BLOCK >> 27 for batch in log]
+    assert len(set(epochs)) > 1, "the log went on in another epoch"
+    for number, batch in enumerate(log[:-1]):
+        for bit in (batch.start * 8, (batch.start + 150) * 8, (batch.start + BLOCK + 9) * 8):
+            with flipped(backend, "v", bit):
+                twin = MemoryBackend()
+                twin.spaces = {"v": backend.spaces["v"].copy()}
+                with trio.fail_after(5), pytest.raises(CorruptData, match='"v"'):  # noqa: PT012
+                    async with open_volume(twin, "v", options=QUIET) as volume:
+                        for block in range(12):
+                            assert await volume.read(BLOCK, block * BLOCK) == live[block], f"batch {number}"
+    async with open_volume(backend, "v", options=QUIET) as volume:
+        assert {block: await volume.read(BLOCK, block * BLOCK) for block in live} == live
