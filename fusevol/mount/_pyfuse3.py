@@ -24,6 +24,7 @@ from typing import Any
 import pyfuse3
 
 from fusevol.mount.waiter import PollingWaiter
+from fusevol.mount.wakeful import Wakefulness
 
 __all__ = ["CHECKED", "polling", "supported"]
 
@@ -48,9 +49,9 @@ def _positional(function: object) -> int:
 
 
 @contextlib.contextmanager
-def polling(fd: int) -> Iterator[PollingWaiter]:
+def polling(fd: int, wakefulness: Wakefulness | None = None) -> Iterator[PollingWaiter]:
     """While this context lasts, pyfuse3.main waits for requests on `fd` with the waiter it yields."""
-    waiter = PollingWaiter(fd)
+    waiter = PollingWaiter(fd, wakefulness)
     original_wait, original_loop = _module._wait_fuse_readable, _module._session_loop
 
     async def session_loop(*arguments: object) -> None:

@@ -50,6 +50,8 @@ class MountOptions:
     handshake: bool = True
     #: Poll for requests for a short time before waiting through trio (waiter.py).
     polling: bool = True
+    #: Keep the processors awake while it is busy (wakeful.py). None: in a virtual machine with a few of them.
+    wakeful: bool | None = None
 
     def __post_init__(self) -> None:
         if not 4096 <= self.max_request <= LARGEST_REQUEST or self.max_request % 4096:
@@ -86,4 +88,6 @@ _WORDS: dict[str, dict[str, bool]] = {
     "noexec": {"noexec": True},
     "exec": {"noexec": False},
     "noatime": {"noatime": True},
+    "wakeful": {"wakeful": True},
+    "nowakeful": {"wakeful": False},
 }

@@ -31,6 +31,7 @@ from fusevol.mount.mounttable import Mount, find
 from fusevol.mount.options import LARGEST_REQUEST, MountOptions
 from fusevol.mount.syscalls import syncfs
 from fusevol.mount.waiter import PollingWaiter
+from fusevol.mount.wakeful import Wakefulness, worthwhile
 
 __all__ = ["serve"]
 
@@ -168,7 +169,9 @@ class _Session:
                 tasks = self._options.max_tasks
                 if self.device is not None and self._options.polling:
                     if _pyfuse3.supported():
-                        self._waiter = stack.enter_context(_pyfuse3.polling(self.device))
+                        awake = worthwhile() if self._options.wakeful is None else self._options.wakeful
+                        wakefulness = Wakefulness() if awake else None
+                        self._waiter = stack.enter_context(_pyfuse3.polling(self.device, wakefulness))
                     else:
                         log.warning("pyfuse3 %s is not known here; serving slower", pyfuse3.__version__)
                 await pyfuse3.main(min(8, tasks), tasks)

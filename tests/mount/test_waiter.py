@@ -213,11 +213,3 @@ async def test_cancelled_waits_are_forgotten(pipe: Pipe) -> None:
     pipe.put()
     waiter.started()
     assert await waiter.wait()
-
-
-async def test_a_descriptor_beyond_the_reach_of_select_is_polled_all_the_same(
-    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "FD_SETSIZE", 0)
-    await test_a_handler_that_does_not_wait_keeps_the_lead(pipe)
-    await test_it_stops_polling_after_some_in_vain(pipe)
