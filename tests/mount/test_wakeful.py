@@ -20,6 +20,10 @@ def device(tmp_path: Path) -> Path:
     return path
 
 
+def _content(device: Path) -> bytes:
+    return device.read_bytes()
+
+
 def _serve(wakefulness: Wakefulness, rate: float, start: float) -> float:
     """Requests at this rate for two spells; returns when they end."""
     end = start + 2 * SPELL
@@ -38,7 +42,7 @@ async def test_many_requests_keep_them_awake_and_a_pause_lets_them_sleep(
     wakefulness.notice(100.0)
     _serve(wakefulness, 3 * RATE, 100.0)
     assert wakefulness.awake
-    assert device.read_bytes() == struct.pack("i", 0)
+    assert _content(device) == struct.pack("i", 0)
     await trio.sleep(3 * SPELL)
     assert not wakefulness.awake
 
