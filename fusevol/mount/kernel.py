@@ -31,6 +31,7 @@ __all__ = [
     "in_thread",
     "invalidate_entry",
     "invalidate_inode",
+    "set_dirty_share",
     "set_read_ahead",
     "sync_filesystem",
 ]
@@ -119,11 +120,27 @@ def _unknown_to_kernel() -> Iterator[None]:
 
 def set_read_ahead(mounted: Mount, kib: int) -> bool:
     """Let the kernel read ahead up to `kib` KiB in files opened from now on; False where that is not allowed."""
+    return _set(mounted, "read_ahead_kb", kib)
+
+
+def set_dirty_share(mounted: Mount, percent: int) -> bool:
+    """Let the mount have up to this share of what the machine may keep unwritten; False where that is not allowed.
+
+    Of a FUSE mount the kernel writes dirty pages out as soon as they are more than 1 % of that, in the order of their
+    writing: a random write of 4 KiB is a request of 4 KiB then. The limit is there because a server that needs memory
+    to clean memory might wait for itself; what is given here is small enough to leave most memory clean, and a
+    process that may is marked as one that others wait for (`syscalls.mark_as_flusher`). Linux 6.2 and later.
+    """
+    return _set(mounted, "max_ratio", percent) and _set(mounted, "strict_limit", 0)
+
+
+def _set(mounted: Mount, setting: str, value: int) -> bool:
+    """Write a setting of the mount's "backing device" in sysfs."""
     major, minor = mounted.device
     try:
-        Path(f"/sys/class/bdi/{major}:{minor}/read_ahead_kb").write_text(f"{kib}\n")
+        Path(f"/sys/class/bdi/{major}:{minor}/{setting}").write_text(f"{value}\n")
     except OSError as error:
-        log.debug("read-ahead of %s stays as it is: %s", mounted.mountpoint, error.strerror)
+        log.debug("%s of %s stays as it is: %s", setting, mounted.mountpoint, error.strerror)
         return False
     return True
 

@@ -45,6 +45,9 @@ class MountOptions:
     max_tasks: int = 128
     #: The mount's read-ahead, where it may be set (as root). 0 leaves the kernel's 128 KiB.
     read_ahead_kb: int = 4096
+    #: How much of what the machine may keep unwritten may be this mount's, in percent, where that may be set (as root).
+    #: 0 leaves the kernel's strict limit of 1.
+    dirty_share: int = 50
 
     #: Do the INIT handshake here; without, libfuse mounts, and its flags hold.
     handshake: bool = True
@@ -61,6 +64,8 @@ class MountOptions:
                 raise InvalidArgument(f"{name} is {getattr(self, name)}, not between 1 and 65535")
         if self.read_ahead_kb < 0:
             raise InvalidArgument(f"read_ahead_kb is {self.read_ahead_kb}, less than 0")
+        if not 0 <= self.dirty_share <= 100:
+            raise InvalidArgument(f"dirty_share is {self.dirty_share}, not between 0 and 100")
         if not self.fsname or "\0" in self.fsname:
             raise InvalidArgument(f"fsname {self.fsname!r} is empty or has a NUL in it")
 

@@ -26,7 +26,7 @@ from fusevol.errors import BackendError, FusevolError, NotSupported, VolumeBusy
 from fusevol.mount import _pyfuse3
 from fusevol.mount.attaching import check_mountpoint, mount, unmount, vfs_words
 from fusevol.mount.handshake import shake_hands
-from fusevol.mount.kernel import in_thread, set_read_ahead, sync_filesystem
+from fusevol.mount.kernel import in_thread, set_dirty_share, set_read_ahead, sync_filesystem
 from fusevol.mount.mounttable import Mount, find
 from fusevol.mount.options import LARGEST_REQUEST, MountOptions
 from fusevol.mount.syscalls import syncfs
@@ -183,9 +183,11 @@ class _Session:
             self._ended.set()
 
     async def _first_request(self) -> None:
-        """Set the read-ahead and see that the mount answers, or else has ended."""
+        """Set how much is read ahead and kept unwritten, and see that the mount answers, or else has ended."""
         if self._options.read_ahead_kb:
             set_read_ahead(self._mounted, self._options.read_ahead_kb)
+        if self._options.dirty_share:
+            set_dirty_share(self._mounted, self._options.dirty_share)
         with contextlib.suppress(OSError):
             await in_thread(lambda: os.stat(self._mounted.mountpoint), abandon_on_cancel=True)
 

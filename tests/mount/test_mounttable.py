@@ -84,7 +84,14 @@ def test_unknown_mount_options_are_refused(words: str) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"max_request": 5000}, {"max_request": 2 << 20}, {"max_tasks": 0}, {"read_ahead_kb": -1}, {"fsname": ""}],
+    [
+        {"max_request": 5000},
+        {"max_request": 2 << 20},
+        {"max_tasks": 0},
+        {"read_ahead_kb": -1},
+        {"dirty_share": 101},
+        {"fsname": ""},
+    ],
     ids=str,
 )
 def test_impossible_limits_are_refused(wrong: dict[str, int]) -> None:
