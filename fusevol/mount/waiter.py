@@ -6,8 +6,8 @@ for up to `WINDOW` first. The price is that trio's other tasks do not run meanwh
 
 - Fair: after `TURN` of serving without a pause all other tasks are run once, even if requests are waiting.
 - No polling while a handler waits for something (a thread, a timer): what it waits for comes through trio.
-- No polling without prospects: after `PATIENCE` polls in vain there are none until requests have again come
-  within `WINDOW` of each other. An idle mount sleeps in epoll and uses no CPU at all.
+- No polling without prospects: after `PATIENCE` polls in vain there are none until a request has again come
+  within `HOPE`. An idle mount sleeps in epoll and uses no CPU at all.
 
 pyfuse3 starts as many tasks as there may be requests at once, and each calls `wait` for its next. One of them,
 the leader, polls or sleeps; the others are parked, the last one parked being the first to be woken, so that few
@@ -34,6 +34,8 @@ WINDOW = 200e-6
 TURN = 1e-3
 #: How many polls in vain are one too many.
 PATIENCE = 4
+#: A request that came this soon, in seconds, gives hope again: it includes the time to wake up.
+HOPE = 500e-6
 
 
 class PollingWaiter:
@@ -123,7 +125,7 @@ class PollingWaiter:
             now = clock()
             self._turn_ends = now + TURN
             self.slept += 1
-            if now - before < WINDOW:
+            if now - before < HOPE:
                 self._vain = 0
         # The device is in an error state once the mount or the connection has ended.
         return not self._closed and bool(events[0][1] & select.POLLIN)

@@ -25,9 +25,9 @@ import trio
 __all__ = ["Wakefulness", "worthwhile"]
 
 #: Requests a second from which it is worth it.
-RATE = 1000
+RATE = 300
 #: How often that is looked at, in seconds.
-SPELL = 5e-3
+SPELL = 10e-3
 _DEVICE = Path("/dev/cpu_dma_latency")
 _DRIVER = Path("/sys/devices/system/cpu/cpuidle/current_driver")
 _FEW = 8
