@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench_chart import svg
+
 BLOCK = 4096
 MIB = 1 << 20
 BIN = Path(sys.executable).parent
@@ -283,6 +285,7 @@ def main() -> None:
     parser.add_argument("--no-juicefs", action="store_true", help="leave JuiceFS out")
     parser.add_argument("--no-pgbench", action="store_true", help="leave PostgreSQL out")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the ratios, too")
     args = parser.parse_args()
     if os.geteuid():
         raise SystemExit("scripts/bench_mount: run it as root: it drops the kernel's caches between lines")
@@ -304,6 +307,8 @@ def main() -> None:
                     who.close()
                 shutil.rmtree(place)
         rows = bench.rows()
+        if args.svg:
+            args.svg.write_text(svg(rows, "How many times as fast a fusevol volume is"))
         if args.json:
             print(json.dumps({"rows": rows}))
         else:
