@@ -12,7 +12,7 @@ from typing import NamedTuple
 from fusevol.api.io import Buffer, IODriver
 from fusevol.errors import NotSupported
 
-__all__ = ["NO_VERSION", "Backend", "Manifest", "Traits"]
+__all__ = ["NO_VERSION", "Backend", "Capacity", "Manifest", "Traits"]
 
 #: The version of a manifest that was never written.
 NO_VERSION = ""
@@ -26,6 +26,13 @@ class Manifest(NamedTuple):
 
     data: bytes
     version: str
+
+
+class Capacity(NamedTuple):
+    """Bytes that the store can hold, of everybody's, and how many are left to be written."""
+
+    total: int
+    free: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +117,10 @@ class Backend(IODriver):
         Raises NotSupported where a read takes a network.
         """
         raise NotSupported(f"{type(self).__name__} cannot be read without waiting for other machines")
+
+    def capacity(self, volume_id: str) -> Capacity | None:
+        """How full the store is, where it is full one day and knows at once how far that is; None elsewhere.
+
+        What is known here lets a volume keep a reserve, so that deleting files works on a full store.
+        """
+        return None

@@ -21,7 +21,7 @@ import trio
 from xxhash import xxh3_64_intdigest
 
 from fusevol.api.io import Buffer
-from fusevol.backends.base import NO_VERSION, Backend, Manifest, Traits
+from fusevol.backends.base import NO_VERSION, Backend, Capacity, Manifest, Traits
 from fusevol.backends.checks import check_range, check_volume_id, flat
 from fusevol.backends.segments import SegmentDirectory, fsync_directory, translate
 from fusevol.errors import AlreadyExists, CorruptData, ManifestConflict, VolumeNotFound
@@ -119,6 +119,13 @@ class FileBackend(Backend):
             return self._volume(volume_id).read(size, offset)
         except OSError as error:
             raise translate(error, f'{size} bytes at {offset} of volume "{volume_id}" could not be read') from error
+
+    def capacity(self, volume_id: str) -> Capacity | None:
+        try:
+            disk = os.statvfs(self.path)
+        except OSError:
+            return None
+        return Capacity(disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize)
 
     async def read(self, volume_id: str, size: int, offset: int) -> Buffer:
         check_range(size, offset)

@@ -1,7 +1,7 @@
 """Wrapper: a backend that forwards every call to the one inside."""
 
 from fusevol.api.io import Buffer
-from fusevol.backends.base import Backend, Manifest
+from fusevol.backends.base import Backend, Capacity, Manifest
 
 __all__ = ["Wrapper"]
 
@@ -35,6 +35,10 @@ class Wrapper(Backend):
     async def read(self, volume_id: str, size: int, offset: int) -> Buffer:
         """Forward."""
         return await self.inner.read(volume_id, size, offset)
+
+    def capacity(self, volume_id: str) -> Capacity | None:
+        """Forward."""
+        return self.inner.capacity(volume_id)
 
     def read_blocking(self, volume_id: str, size: int, offset: int) -> Buffer:
         return self.inner.read_blocking(volume_id, size, offset)

@@ -52,10 +52,11 @@ class Filesystem(ReadOnlyFilesystem):
     def create(self, parent: int, name: bytes, mode: int, caller: Caller, *, rdev: int = 0) -> Inode:
         """A new file, directory, FIFO, socket or device, as `mode` says. The set-group-id bit is inherited.
 
-        Raises OSError(EEXIST, ENOENT, EINVAL, ENAMETOOLONG).
+        Raises OSError(EEXIST, ENOENT, EINVAL, ENAMETOOLONG), NoSpace where the store is all but full.
         """
         directory = self._directory(parent)
         self._names.check_new(directory, name)
+        self._may_grow()
         gid = caller.gid
         if directory.mode & stat.S_ISGID:
             gid = directory.gid
@@ -82,6 +83,7 @@ class Filesystem(ReadOnlyFilesystem):
             raise fail(errno.ENAMETOOLONG)
         directory = self._directory(parent)
         self._names.check_new(directory, name)
+        self._may_grow()
         gid = directory.gid if directory.mode & stat.S_ISGID else caller.gid
         inode = self._inodes.new(stat.S_IFLNK | 0o777, caller.uid, gid, data=target)
         self._enter(directory, name, inode)
@@ -90,6 +92,16 @@ class Filesystem(ReadOnlyFilesystem):
     def _enter(self, directory: Inode, name: bytes, inode: Inode) -> None:
         self._database.begin()
         self._names.enter(directory, name, inode)
+
+    def _may_grow(self) -> None:
+        if shortage := self.volume.shortage():
+            raise shortage
+
+    async def _make_room(self) -> None:
+        """Have given back what was deleted where the store is all but full. Raises NoSpace if that is too little."""
+        if self.volume.shortage():
+            await self.sync()
+            self._may_grow()
 
     def link(self, ino: int, parent: int, name: bytes) -> Inode:
         """Another name for a file. Raises OSError as link(2)."""
@@ -246,6 +258,7 @@ class Filesystem(ReadOnlyFilesystem):
         # Counted as open, so that nobody loads a second copy of it while this one waits.
         inode.opens += 1
         try:
+            await self._make_room()
             written = await self._data.write(inode, data, offset, timed=timed)
         finally:
             inode.opens -= 1
@@ -306,11 +319,16 @@ class Filesystem(ReadOnlyFilesystem):
         self._data.limit = -(-size // BLOCK)
 
     def statfs(self) -> StatFs:
-        """What statfs(2) says."""
+        """What statfs(2) says: of the quota, and of the store where that is known and has less left."""
+        used, capacity = self._data.used, self.volume.capacity()
         blocks = self._data.limit or _UNLIMITED // BLOCK
+        free = max(0, blocks - used)
+        if capacity is not None:
+            free = min(free, capacity.free // BLOCK)
+            if not self._data.limit:
+                blocks = used + free
         row = self._database.one("SELECT count(*) FROM inode")
         files = int(row[0]) if row else 0  # type: ignore[arg-type]
-        free = max(0, blocks - self._data.used)
         return StatFs(blocks, free, files + free, free)
 
     def _commit(self) -> None:
@@ -344,6 +362,7 @@ class Filesystem(ReadOnlyFilesystem):
             await self.volume.flush(self._commit)
             self._done = begun
             await self._discard()
+            await self.volume.relieve()
 
     async def _discard(self) -> None:
         freed, self._freed = self._freed, []

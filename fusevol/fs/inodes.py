@@ -189,9 +189,13 @@ class InodeTable:
             rows = (self._dirty[ino].row() for ino in sorted(self._dirty))
             self._database.many(f"INSERT OR REPLACE INTO inode VALUES ({marks})", rows)
             self._dirty = {}
+            if len(self._cache) > self._limit:
+                self._evict()
         self._database.run("INSERT OR REPLACE INTO counter VALUES ('next_ino', ?)", (self._next,))
 
     def _evict(self) -> None:
-        for ino, inode in list(islice(self._cache.items(), self._limit // 4)):
+        """Forget the oldest of the clean ones, down to three quarters of the limit."""
+        surplus = len(self._cache) - self._limit * 3 // 4
+        for ino, inode in list(islice(self._cache.items(), surplus)):
             if ino not in self._dirty and not inode.opens and inode.nlink:
                 del self._cache[ino]

@@ -91,6 +91,11 @@ class Appender:
         since = self._unflushed[0][2] if self._unflushed else self._opened if not self.open.empty else None
         return size, monotonic() - since if since is not None else 0.0
 
+    @property
+    def unstored(self) -> int:
+        """Bytes on their way to the backend, or still gathered here."""
+        return sum(batch.total for batch in self._sealed.values()) + self.open.count << BLOCK_SHIFT
+
     def check_usable(self) -> None:
         """Raise why this writer must stop for good, if so."""
         if self._broken is not None:

@@ -14,6 +14,7 @@ class LogOptions:
     slack_bytes: dead space that is kept back, to be given up in longer runs; at least an eighth of the live data is.
     cached_nodes: map nodes (16 KiB each) kept in memory, besides those changed since the last checkpoint.
     dirty_leaves: changed leaves (16 KiB each) after which the next barrier starts a checkpoint.
+    reserve_bytes: what is left of a store, or a sixteenth of it if that is less, when files are no longer to grow.
     idle_seconds: after this long without a write, a mark bears witness that the last flush was complete.
     """
 
@@ -22,4 +23,5 @@ class LogOptions:
     slack_bytes: int = 64 << 20
     cached_nodes: int = 2048
     dirty_leaves: int = 8192
+    reserve_bytes: int = 32 << 20
     idle_seconds: float = 0.05

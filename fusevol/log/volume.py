@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager, asynccontextmanager
 import trio
 
 from fusevol.api.names import check_name
-from fusevol.backends.base import Backend
-from fusevol.errors import AlreadyExists, Fenced, FusevolError, ReadOnly, VolumeBusy
+from fusevol.backends.base import Backend, Capacity
+from fusevol.errors import AlreadyExists, Fenced, FusevolError, NoSpace, ReadOnly, VolumeBusy
 from fusevol.log.appender import Appender
 from fusevol.log.attachment import Attachment, Diverged
 from fusevol.log.checkpoint import Frozen
@@ -31,6 +31,9 @@ __all__ = ["LogVolume"]
 
 #: Writes, without an await, what is to be in front of a barrier.
 Prepare = Callable[[], None] | None
+
+#: Dead bytes that are worth a checkpoint of their own when the store is full.
+_RELIEF = 1 << 20
 
 
 class LogVolume:
@@ -81,6 +84,28 @@ class LogVolume:
     def check(self) -> None:
         """Raise what the next write would be refused with, if so."""
         self._writable().check()
+
+    def capacity(self) -> Capacity | None:
+        """What the store can hold, and how much of that is left for files to grow; None where that is not known.
+
+        A reserve does not count, nor what is on its way to the store: to delete something takes a few blocks of the
+        log first. Nobody is kept from writing here, though; that is up to the filesystem.
+        """
+        capacity = self._backend.capacity(self.volume_id)
+        if capacity is None or self._log is None:
+            return None
+        reserve = min(self._options.reserve_bytes, capacity.total // 16)
+        return Capacity(capacity.total, max(0, capacity.free - self._log.unstored - reserve))
+
+    def shortage(self) -> NoSpace | None:
+        """The error for whoever wants files to grow where the store has no room for that."""
+        capacity = self.capacity()
+        if capacity is None or capacity.free:
+            return None
+        return NoSpace(
+            f'volume "{self.volume_id}" cannot grow: its store is full but for a reserve',
+            hint="free space on the store, or delete files or snapshots of the volume",
+        )
 
     def fail(self, error: FusevolError) -> None:
         """Take no more writes and make no more barriers, but raise `error`."""
@@ -253,6 +278,17 @@ class LogVolume:
         """Checkpoint, and give back all dead space there is. Raises as `flush` does."""
         await self._change(lambda: Change())
         await self._reclaim(0)
+
+    async def relieve(self) -> None:
+        """Where the store is all but full, give back what is dead, if that is something. Notes what that fails with."""
+        dead = self.state.free.blocks + len(self.path.dead())
+        if self.shortage() is None or dead << BLOCK_SHIFT < _RELIEF:
+            return
+        try:
+            await self.reclaim()
+            self.background_error = None
+        except FusevolError as error:
+            self.background_error = error
 
     async def usage(self) -> Usage:
         """Bytes held, exact to the block, by what holds them. Waits for a checkpoint under way."""

@@ -432,6 +432,10 @@ class BackendContract:
         assert await volume.list() == ["v"]
         await other.aclose()
 
+    async def test_what_is_known_of_the_store_is_no_less_than_nothing(self, volume: Backend) -> None:
+        capacity = volume.capacity("v")
+        assert capacity is None or 0 <= capacity.free <= capacity.total
+
     async def test_closing_twice_is_harmless(self, volume: Backend) -> None:
         await put(volume, b"abc", 0)
         await volume.aclose()

@@ -137,10 +137,6 @@ def test_a_full_disk_under_a_volume_is_reported_and_once_there_is_space_it_goes_
     volume.umount()
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True, reason="a deletion has to be committed to the log, and nothing is set aside for that on a full disk"
-)
 @pytest.mark.limit(60)
 def test_deleting_files_on_a_volume_whose_disk_is_full_makes_room(small_disk: Path, bench: Bench) -> None:
     volume = Volume(bench, small_disk / "home").create().mount()

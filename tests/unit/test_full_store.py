@@ -1,0 +1,108 @@
+"""On a store that is all but full files do not grow, and deleting some makes room at once."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from fusevol.backends.base import Capacity
+from fusevol.backends.memory import MemoryBackend
+from fusevol.errors import NoSpace
+from fusevol.fs import Caller, Filesystem, open_filesystem
+from fusevol.fs.check import check_filesystem
+from fusevol.fs.layout import BLOCK, ROOT
+from fusevol.log import LogVolume, create_volume, open_volume
+
+MIB = 1 << 20
+ME = Caller(0, 0)
+
+
+class SmallStore(MemoryBackend):
+    """A store with room for 64 MiB."""
+
+    def capacity(self, volume_id: str) -> Capacity | None:
+        return Capacity(64 * MIB, 64 * MIB - sum(space.used_size() for space in self.spaces.values()))
+
+
+@asynccontextmanager
+async def on_a_small_store() -> AsyncIterator[tuple[Filesystem, LogVolume]]:
+    backend = SmallStore()
+    await create_volume(backend, "v")
+    async with open_volume(backend, "v") as volume, open_filesystem(volume) as filesystem:
+        yield filesystem, volume
+        await filesystem.sync()
+        assert (await check_filesystem(volume, deep=True)).findings == []
+
+
+async def fill(filesystem: Filesystem) -> dict[bytes, bytes]:
+    """Files of 4 MiB until there is no room; their contents by name."""
+    kept: dict[bytes, bytes] = {}
+
+    async def add() -> None:
+        while True:
+            name, data = b"%d" % len(kept), os.urandom(4 * MIB)
+            ino = filesystem.create(ROOT, name, stat.S_IFREG | 0o644, ME).ino
+            await filesystem.write(ino, data, 0)
+            await filesystem.sync()
+            kept[name] = data
+
+    with pytest.raises(NoSpace, match="reserve"):
+        await add()
+    assert 8 <= len(kept) <= 15
+    return kept
+
+
+async def test_what_is_there_stays_readable_and_what_is_deleted_makes_room_for_the_next_write() -> None:
+    async with on_a_small_store() as (filesystem, volume):
+        kept = await fill(filesystem)
+        assert volume.shortage() is not None
+        for name in [b"1", b"3"]:
+            ino = filesystem.lookup(ROOT, name).ino
+            filesystem.unlink(ROOT, name)
+            filesystem.forget(ino)
+            del kept[name]
+        ino = filesystem.lookup(ROOT, b"0").ino
+        await filesystem.write(ino, more := os.urandom(6 * MIB), 0)
+        await filesystem.sync()
+        kept[b"0"] = more
+        for name, data in kept.items():
+            assert bytes(await filesystem.read(filesystem.lookup(ROOT, name).ino, 8 * MIB, 0)) == data
+
+
+async def test_overwriting_goes_on_for_ever_in_what_the_overwritten_leaves() -> None:
+    async with on_a_small_store() as (filesystem, _):
+        ino = filesystem.create(ROOT, b"file", stat.S_IFREG | 0o644, ME).ino
+        for _turn in range(20):
+            await filesystem.write(ino, data := os.urandom(24 * MIB), 0)
+        assert bytes(await filesystem.read(ino, 24 * MIB, 0)) == data
+
+
+async def test_nothing_new_is_made_and_the_filesystem_says_that_it_is_full() -> None:
+    async with on_a_small_store() as (filesystem, _):
+        empty = filesystem.statfs()
+        assert empty.blocks == empty.free
+        await fill(filesystem)
+        assert filesystem.statfs().free == 0
+        with pytest.raises(NoSpace):
+            filesystem.create(ROOT, b"another", stat.S_IFREG | 0o644, ME)
+        with pytest.raises(NoSpace):
+            filesystem.symlink(ROOT, b"link", b"target", ME)
+        filesystem.rename(ROOT, b"0", ROOT, b"renamed")
+
+
+async def test_a_quota_below_what_the_store_has_is_what_statfs_shows() -> None:
+    async with on_a_small_store() as (filesystem, _):
+        filesystem.resize(10 * MIB)
+        assert filesystem.statfs()[:2] == (10 * MIB // BLOCK, 10 * MIB // BLOCK)
+
+
+async def test_a_store_that_does_not_know_how_full_it_is_is_taken_as_endless() -> None:
+    backend = MemoryBackend()
+    await create_volume(backend, "v")
+    async with open_volume(backend, "v") as volume:
+        assert volume.capacity() is None
+        assert volume.shortage() is None
