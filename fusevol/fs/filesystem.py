@@ -7,6 +7,8 @@ the errno that Linux gives; failures of the store are FusevolErrors.
 
 import errno
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -179,7 +181,8 @@ class Filesystem(ReadOnlyFilesystem):
                 raise fail(errno.EISDIR)
             if not stat.S_ISREG(inode.mode):
                 raise fail(errno.EINVAL)
-            await self._data.truncate(inode, changes.size)
+            with _pinned(inode):
+                await self._data.truncate(inode, changes.size)
             self._drop_capability(inode)
         if changes.mode is not None:
             inode.mode = inode.kind | (changes.mode & 0o7777)
@@ -255,13 +258,9 @@ class Filesystem(ReadOnlyFilesystem):
         Raises OSError(ENOSPC, EFBIG), BackendError, Fenced.
         """
         inode = self.get(ino)
-        # Counted as open, so that nobody loads a second copy of it while this one waits.
-        inode.opens += 1
-        try:
+        with _pinned(inode):
             await self._make_room()
             written = await self._data.write(inode, data, offset, timed=timed)
-        finally:
-            inode.opens -= 1
         self._drop_capability(inode)
         return written
 
@@ -295,12 +294,13 @@ class Filesystem(ReadOnlyFilesystem):
         if mode & ~19 or (punch and zero):
             raise fail(errno.EOPNOTSUPP)
         inode = self.get(ino)
-        if punch or zero:
-            await self._data.punch(inode, offset, length, keep_blocks=bool(zero))
-        else:
-            await self._data.preallocate(inode, offset, length)
-        if not keep_size and not punch and offset + length > inode.size:
-            await self._data.truncate(inode, offset + length)
+        with _pinned(inode):
+            if punch or zero:
+                await self._data.punch(inode, offset, length, keep_blocks=bool(zero))
+            else:
+                await self._data.preallocate(inode, offset, length)
+            if not keep_size and not punch and offset + length > inode.size:
+                await self._data.truncate(inode, offset + length)
 
     # -- the whole --------------------------------------------------------------------------------
 
@@ -400,6 +400,16 @@ class Filesystem(ReadOnlyFilesystem):
         for (ino,) in self._database.all("SELECT ino FROM inode WHERE nlink = 0"):
             self._remove(self.get(int(ino)))  # type: ignore[arg-type]
         await self._data.recover()
+
+
+@contextmanager
+def _pinned(inode: Inode) -> Iterator[None]:
+    """Counted as open, so that it stays in memory, and nobody loads a second one, while who changes it waits."""
+    inode.opens += 1
+    try:
+        yield
+    finally:
+        inode.opens -= 1
 
 
 def _storable(time: int) -> int:
