@@ -36,16 +36,12 @@ class FileData(FileReader):
         super().__init__(volume, database)
         self._volume: LogVolume = volume
         self._inodes = inodes
-        self._next = self._counter("next_block")
-        self.limit = self._counter("size") >> _SHIFT
+        self._next = database.counter("next_block", 0)
+        self.limit = database.counter("size", 0) >> _SHIFT
         row = database.one("SELECT total(blocks) FROM inode")
         self.used = int(row[0]) if row and row[0] else 0
         self._touched: dict[int, Inode] = {}
         self._freed: list[tuple[int, int]] = []
-
-    def _counter(self, key: str) -> int:
-        row = self._database.one("SELECT value FROM counter WHERE key = ?", (key,))
-        return int(row[0]) if row else 0  # type: ignore[arg-type]
 
     # -- extents ----------------------------------------------------------------------------------
 
@@ -258,10 +254,11 @@ class FileData(FileReader):
             many("INSERT INTO extent VALUES (?, ?, ?, ?)", ((inode.ino, *extent) for extent in self.extents(inode)))
         self._touched = {}
         freed = _joined(self._freed)
-        many("INSERT OR REPLACE INTO discard VALUES (?, ?)", freed)
-        self._freed = []
-        run("INSERT OR REPLACE INTO counter VALUES ('next_block', ?)", (self._next,))
-        run("INSERT OR REPLACE INTO counter VALUES ('size', ?)", (self.limit << _SHIFT,))
+        if freed:
+            many("INSERT OR REPLACE INTO discard VALUES (?, ?)", freed)
+            self._freed = []
+        self._database.set_counter("next_block", self._next)
+        self._database.set_counter("size", self.limit << _SHIFT)
         return freed
 
     async def discard(self, freed: list[tuple[int, int]]) -> None:

@@ -47,6 +47,7 @@ class Database:
         self._volume = volume
         self._begun = False
         self._lost: FusevolError | None = None
+        self._counters: dict[str, int] = {}
         try:
             self.connection = apsw.Connection("fusevol", flags=flags, vfs=self._vfs.name, statementcachesize=200)
             self._execute = self.connection.cursor().execute
@@ -68,7 +69,7 @@ class Database:
         with self.guard():
             self._execute(SCHEMA)
         for key, value in (("next_ino", 2), ("next_cookie", 1), ("next_block", DATA_BLOCK), ("size", 0)):
-            self.run("INSERT INTO counter VALUES (?, ?)", (key, value))
+            self.set_counter(key, value)
 
     def _translated(self, error: apsw.Error) -> FusevolError:
         cause, self._vfs.error = self._vfs.error, None
@@ -121,6 +122,20 @@ class Database:
             yield from self.connection.cursor().execute(sql, bindings)
         except apsw.Error as error:
             raise self._translated(error) from error
+
+    def counter(self, key: str, default: int) -> int:
+        """A number that lasts."""
+        row = self.one("SELECT value FROM counter WHERE key = ?", (key,))
+        if row is None:
+            return default
+        self._counters[key] = int(row[0])  # type: ignore[arg-type]
+        return self._counters[key]
+
+    def set_counter(self, key: str, value: int) -> None:
+        """Set it, within the open transaction. The same again makes no page dirty: an idle volume writes nothing."""
+        if self._counters.get(key) != value:
+            self.run("INSERT OR REPLACE INTO counter VALUES (?, ?)", (key, value))
+            self._counters[key] = value
 
     def begin(self) -> None:
         """Open a transaction, if none is open. Raises what an earlier one was lost by, from then on."""

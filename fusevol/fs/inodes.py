@@ -123,8 +123,7 @@ class InodeTable:
         self._limit = limit
         self._cache: dict[int, Inode] = {}
         self._dirty: dict[int, Inode] = {}
-        row = database.one("SELECT value FROM counter WHERE key = 'next_ino'")
-        self._next = int(row[0]) if row else 2  # type: ignore[arg-type]
+        self._next = database.counter("next_ino", 2)
 
     def get(self, ino: int) -> Inode:
         """The inode. Raises OSError(ESTALE) if there is none."""
@@ -191,7 +190,7 @@ class InodeTable:
             self._dirty = {}
             if len(self._cache) > self._limit:
                 self._evict()
-        self._database.run("INSERT OR REPLACE INTO counter VALUES ('next_ino', ?)", (self._next,))
+        self._database.set_counter("next_ino", self._next)
 
     def _evict(self) -> None:
         """Forget the oldest of the clean ones, down to three quarters of the limit."""

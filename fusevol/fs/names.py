@@ -30,8 +30,7 @@ class Names:
     def __init__(self, database: Database, inodes: InodeTable) -> None:
         self._database = database
         self._inodes = inodes
-        row = database.one("SELECT value FROM counter WHERE key = 'next_cookie'")
-        self._cookie = int(row[0]) if row else 1  # type: ignore[arg-type]
+        self._cookie = database.counter("next_cookie", 1)
 
     def find(self, parent: int, name: bytes) -> int | None:
         """The inode number a name stands for, or None. Raises OSError(ENAMETOOLONG)."""
@@ -202,7 +201,7 @@ class Names:
 
     def write_back(self) -> None:
         """Write the counter into the transaction."""
-        self._database.run("INSERT OR REPLACE INTO counter VALUES ('next_cookie', ?)", (self._cookie,))
+        self._database.set_counter("next_cookie", self._cookie)
 
     def _remove(self, parent: Inode, name: bytes) -> None:
         self._database.run("DELETE FROM entry WHERE parent = ? AND name = ?", (parent.ino, name))

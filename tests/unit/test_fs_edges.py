@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 
 from fusevol.api.io import Buffer
 from fusevol.backends.memory import MemoryBackend
+from fusevol.backends.wrappers.counting import CountingBackend
 from fusevol.backends.wrappers.faults import FaultyBackend, delay
 from fusevol.errors import BackendError, CorruptData, VolumeBusy
 from fusevol.fs import Caller, Changes, Filesystem, load_filesystem, open_filesystem
@@ -282,3 +284,15 @@ async def test_a_volume_whose_filesystem_could_not_be_made_has_none() -> None:
         assert not any(bytes(await volume.read(1 << BLOCK_SHIFT, 0)))
         async with open_filesystem(volume) as filesystem:
             assert filesystem.get(ROOT).nlink == 2
+
+
+async def test_a_volume_that_nobody_changes_writes_nothing() -> None:
+    backend = CountingBackend(await new_volume())
+    async with open_volume(backend, "v") as volume, open_filesystem(volume) as filesystem:
+        make(filesystem, b"f")
+        await filesystem.sync()
+        await trio.testing.wait_all_tasks_blocked(0.1)  # the mark that the log leaves once it is idle
+        before = backend["write"].calls
+        for _ in range(3):
+            await filesystem.sync()
+        assert backend["write"].calls == before
