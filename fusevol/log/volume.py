@@ -281,8 +281,9 @@ class LogVolume:
 
     async def relieve(self) -> None:
         """Where the store is all but full, give back what is dead, if that is something. Notes what that fails with."""
-        dead = self.state.free.blocks + len(self.path.dead())
-        if self.shortage() is None or dead << BLOCK_SHIFT < _RELIEF:
+        if self.shortage() is None:
+            return
+        if self.state.free.blocks + len(self.path.dead()) << BLOCK_SHIFT < _RELIEF:
             return
         try:
             await self.reclaim()
