@@ -136,8 +136,7 @@ class Filesystem(ReadOnlyFilesystem):
             self._reap(replaced)
         if whiteout and self._names.find(old, old_name) is None:
             # What overlayfs leaves in place of a name that its lower layer has: the device 0:0.
-            gid = directory.gid if directory.mode & stat.S_ISGID else caller.gid
-            self._names.enter(directory, old_name, self._inodes.new(stat.S_IFCHR, caller.uid, gid))
+            self.create(old, old_name, stat.S_IFCHR, caller)
 
     # -- life and death ---------------------------------------------------------------------------
 
@@ -206,8 +205,10 @@ class Filesystem(ReadOnlyFilesystem):
     def _set_xattr(self, ino: int, name: bytes, value: bytes) -> None:
         self._database.run("INSERT OR REPLACE INTO xattr VALUES (?, ?, ?)", (ino, name, value))
 
-    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0, *, member: bool = True) -> None:
         """Set an extended attribute (setxattr(2)); an access ACL sets the mode, too.
+
+        member: whether who does it is in the file's group; else an access ACL takes the set-group-id bit away.
 
         Raises OSError(EEXIST, ENODATA, ERANGE, E2BIG, EOPNOTSUPP, EINVAL).
         """
@@ -224,7 +225,7 @@ class Filesystem(ReadOnlyFilesystem):
         if name in (acl.ACCESS, acl.DEFAULT):
             permissions, plain = acl.mode_of(acl.parse(value))
             if name == acl.ACCESS:
-                inode.mode = (inode.mode & ~0o777) | permissions
+                inode.mode = (inode.mode & (~0o777 if member else ~0o2777)) | permissions
             elif not inode.is_dir:
                 raise fail(errno.EACCES)
         self._database.begin()

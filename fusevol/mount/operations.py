@@ -18,14 +18,14 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 
 from fusevol.api.io import Buffer
 from fusevol.errors import FusevolError, errno_of
-from fusevol.fs import Caller, Changes, Filesystem, ReadOnlyFilesystem
+from fusevol.fs import Caller, Changes, Filesystem, ReadOnlyFilesystem, acl
 from fusevol.fs.clock import now
 from fusevol.fs.inodes import Inode
 from fusevol.fs.layout import BLOCK, NAME_MAX
 from fusevol.fs.xattrs import hidden
 from fusevol.mount.control import Control
 from fusevol.mount.nodes import CONTROL_NAME, Node, Nodes
-from fusevol.mount.privileges import drop_privileges
+from fusevol.mount.privileges import drop_privileges, in_group
 from fusevol.mount.requests import Requests
 
 __all__ = ["VolumeOperations"]
@@ -258,9 +258,11 @@ class VolumeOperations(pyfuse3.Operations):
         )
         if not any(change is not None for change in changes[:-1]):
             # Nothing asked for: the kernel says so before a write by somebody who may not keep these bits. With
-            # ctime (and not for a directory) it is a chown(2) that changes nothing else, which is for the owner.
-            return self._reply(node, drop_privileges(filesystem, ino, ctx, chown=fields.update_ctime))
-        if fields.update_size and ctx.uid:
+            # ctime it is a chown(2) that changes nothing else, which is for the owner; and always where no write(2)
+            # comes here.
+            chown = fields.update_ctime or not stat.S_ISREG(filesystem.get(ino).mode)
+            return self._reply(node, drop_privileges(filesystem, ino, ctx, chown=chown))
+        if ctx.uid and (fields.update_size or ((fields.update_uid or fields.update_gid) and not fields.update_mode)):
             drop_privileges(filesystem, ino, ctx)
         return self._reply(node, await filesystem.setattr(ino, changes))
 
@@ -278,7 +280,8 @@ class VolumeOperations(pyfuse3.Operations):
         if self.nodes.is_root(node) and await self.control.setxattr(name, value, ctx.uid):
             return
         filesystem, ino = self._live(node)
-        filesystem.setxattr(ino, name, value)
+        member = name != acl.ACCESS or in_group(filesystem.get(ino).gid, ctx)
+        filesystem.setxattr(ino, name, value, member=member)
 
     @handler
     async def listxattr(self, node: int, ctx: RequestContext) -> Sequence[bytes]:

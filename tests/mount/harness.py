@@ -14,8 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from fusevol.backends.file import FileBackend
+from fusevol.fs.check import check_filesystem
+from fusevol.log import open_volume
 from fusevol.mount.mounttable import mounts
 from tests.mount.servers import LIMIT, ROOT, clean, needs_fuse, until
+from tests.mount.volumefs import VOLUME
 
 __all__ = ["Volume", "mounted_volume", "needs_fuse", "reference_directory", "work_directory"]
 
@@ -59,6 +63,12 @@ class Volume:
         assert (status, said) == (0, ""), "it did not end well"
         self.process = None
 
+    async def check(self) -> None:
+        """Nothing is wrong with the volume, which is not mounted, nor with the filesystem in it."""
+        assert self.process is None
+        async with open_volume(FileBackend(self.directory / "data"), VOLUME) as volume:
+            assert (await check_filesystem(volume, deep=True)).findings == []
+
     def close(self) -> None:
         """Whatever became of it: no process and no mount is left."""
         if self.process is not None:
@@ -95,12 +105,15 @@ def mounted_volume(size: int = 0) -> Iterator[Volume]:
 
 
 @contextlib.contextmanager
-def reference_directory() -> Iterator[Path]:
-    """An empty directory on ext4: of the temporary directory if that is ext4, else of one made in a file."""
+def reference_directory(*, own: bool = False) -> Iterator[Path]:
+    """An empty directory on ext4: of the temporary directory if that is ext4, else of one made in a file.
+
+    own: in any case one made in a file, which keeps no times of access, as the kernel keeps none with FUSE.
+    """
     with work_directory() as directory:
         here = str(os.stat(directory).st_dev)
         devices = {str(os.makedev(*mount.device)): mount.fstype for mount in mounts()}
-        if devices.get(here) == "ext4":
+        if devices.get(here) == "ext4" and not own:
             yield directory
             return
         image, mountpoint = directory / "image", directory / "mnt"
@@ -109,7 +122,7 @@ def reference_directory() -> Iterator[Path]:
         mountpoint.mkdir()
         for command in (
             ["mkfs.ext4", "-q", "-F", str(image)],
-            ["mount", "-o", "loop,acl", str(image), str(mountpoint)],
+            ["mount", "-o", "loop,acl,noatime", str(image), str(mountpoint)],
         ):
             if shutil.which(command[0]) is None or subprocess.run(command, timeout=60).returncode:
                 pytest.skip("no ext4 to compare with")

@@ -24,7 +24,7 @@ from tests.mount.calls import (
     own,
     spares,
 )
-from tests.mount.worlds import EXCHANGE, ROOT_USER, Case, User, World
+from tests.mount.worlds import EXCHANGE, ROOT_USER, WHITEOUT, Case, User, World
 
 __all__ = ["AREAS"]
 
@@ -152,6 +152,27 @@ def privileges() -> Iterator[Case]:
                         yield Case(f"{title} of a {kind} of mode {mode:o} by {who}", setup, call, user)
 
 
+def outsiders() -> Iterator[Case]:
+    """The set-group-id bit of files whose owner is not in their group."""
+    for kind in ("file", "dir", "fifo", "sock", "char"):
+        for mode in (0o2764, 0o2774, 0o6764):
+
+            def setup(world: World, kind: str = kind, mode: int = mode) -> None:
+                world.make(kind, b"x")
+                spares(world)
+                own(world, b"x", User(OWNER.uid, 4000), mode)
+
+            def give(world: World) -> object:
+                os.setxattr(world.at(b"x"), ACCESS_ACL, acl(0o7, 0o0, 0o0, mask=0o7, users={1001: 0o6}))
+                return all_acls(world)
+
+            calls: dict[str, Call] = {f"set {ACCESS_ACL}": give}
+            calls |= {title: call for title, call in on_path(b"x") if title.startswith(("ch", "lch", "utime"))}
+            for who, user in {"root": ROOT_USER, "the owner": OWNER, "others": OTHER}.items():
+                for title, call in calls.items():
+                    yield Case(f"{title} of a {kind} of mode {mode:o} in another group by {who}", setup, call, user)
+
+
 def contents() -> Iterator[Case]:
     """Calls on an open file, by its owner."""
 
@@ -169,6 +190,7 @@ def creation() -> Iterator[Case]:
     make |= {"plain " + kind: partial(make_in, kind=kind, mode=0o777) for kind in ("file", "dir", "fifo")}
     make["open"] = lambda w: opened(w, b"d/x", os.O_CREAT | os.O_RDWR, 0o2666)
     defaults = {"no": None, "plain": acl(0o7, 0o5, 0o4), "large": acl(0o7, 0o7, 0o1, mask=0o6, users={1001: 0o7})}
+    make["whiteout"] = leave_whiteout
     for group, mode in ((1000, 0o777), (1000, 0o2777), (4000, 0o2777), (3000, 0o3777)):
         for umask in (0, 0o27, 0o777):
             for which, default in defaults.items():
@@ -244,6 +266,11 @@ def acls() -> Iterator[Case]:
                         yield Case(f"set {name} of {who}", given, give, user)
 
 
+def leave_whiteout(world: World) -> None:
+    world.create(b"d/x")
+    world.rename(b"d/x", b"d/y", WHITEOUT)
+
+
 def change_mode(world: World, mode: int) -> object:
     os.chmod(world.at(b"x"), mode)
     return all_acls(world)
@@ -281,6 +308,7 @@ AREAS: dict[str, Callable[[], Iterator[Case]]] = {
     "contents": contents,
     "creation": creation,
     "kinds": kinds,
+    "outsiders": outsiders,
     "owners": owners,
     "paths": paths,
     "permissions": permissions,

@@ -23,7 +23,6 @@ __all__ = [
     "ROOT_USER",
     "WHITEOUT",
     "Case",
-    "Jail",
     "User",
     "World",
     "acting",
@@ -151,8 +150,8 @@ class World:
             for name in sorted(os.listdir(self.at(path))):
                 yield from self.walk(path + b"/" + name if path else name)
 
-    def tree(self, *, explicit_times: int = 0) -> dict[bytes, Any]:
-        """Everything that can be seen; times where they were set to before `explicit_times`."""
+    def tree(self) -> dict[bytes, dict[str, Any]]:
+        """Everything that can be seen, but for times."""
         tree = {}
         for path in self.walk():
             facts = self.status(path)
@@ -167,9 +166,6 @@ class World:
                     facts["content"] = file.read()
             elif kind == stat.S_IFLNK:
                 facts["target"] = os.readlink(full)
-            found = os.lstat(full)
-            if kind == stat.S_IFREG and found.st_mtime_ns < explicit_times:
-                facts["mtime"] = found.st_mtime_ns
             tree[path] = facts
         return tree
 
@@ -232,33 +228,6 @@ class World:
     def link(self, old: bytes, new: bytes, *, follow: bool = False) -> None:
         # Python's os.link follows symbolic links unless told otherwise, where the system call does not.
         os.link(self.at(old), self.at(new), follow_symlinks=follow)
-
-
-class Jail(World):
-    """A directory that no call leads out of, whatever links to `..` and `/` there are: from inside it is the root."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(Path("/"))
-        self._inside = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        self._outside = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
-        self._current = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
-
-    @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
-        """Have this process see nothing but the directory (chroot(2))."""
-        os.fchdir(self._inside)
-        os.chroot(".")
-        try:
-            yield
-        finally:
-            os.fchdir(self._outside)
-            os.chroot(".")
-            os.fchdir(self._current)
-
-    def close(self) -> None:
-        super().close()
-        for fd in (self._inside, self._outside, self._current):
-            os.close(fd)
 
 
 # -- comparing two of them ------------------------------------------------------------------------
