@@ -17,6 +17,7 @@ from pyfuse3 import EntryAttributes, FileInfo
 
 from fusevol.fs.layout import BLOCK, ROOT
 from fusevol.mount.nodes import CONTROL_NODE, Node
+from fusevol.mount.quiesce import parse_seconds
 from fusevol.mount.served import Served, snapshot_record
 
 __all__ = ["Control"]
@@ -45,6 +46,8 @@ class Control:
             b"restore": (self._last_restore, self._restore),
             b"delete-snapshot": (None, served.delete_snapshot),
             b"flush": (self._durability, self._flush),
+            b"quiesce": (self._quiesced, self._quiesce),
+            b"unquiesce": (self._quiesced, self._unquiesce),
             b"size": (self._size, self._resize),
             b"used_size": (served.used_size, None),
             b"active_requests": (self._active_count, None),
@@ -207,6 +210,15 @@ class Control:
 
     async def _flush(self, _: str) -> None:
         await self._served.flush()
+
+    async def _quiesce(self, text: str) -> None:
+        await self._served.hold(parse_seconds(text))
+
+    async def _unquiesce(self, _: str) -> None:
+        self._served.quiesce.end("unquiesced")
+
+    async def _quiesced(self) -> object:
+        return self._served.quiesce.state()
 
     async def _resize(self, text: str) -> None:
         if not text.isascii() or not text.isdigit():

@@ -15,10 +15,20 @@ from fusevol.fs import Filesystem, load_filesystem
 from fusevol.fs.layout import ROOT
 from fusevol.log import LogOptions, LogVolume, open_volume
 from fusevol.mount.control import Control
-from fusevol.mount.kernel import forget_names, invalidate_entry, invalidate_inode, sync_filesystem
+from fusevol.mount.kernel import (
+    ended,
+    forget_names,
+    in_thread,
+    invalidate_entry,
+    invalidate_inode,
+    set_max_background,
+    sync_filesystem,
+)
+from fusevol.mount.mounttable import Mount, find, mounts, resolve
 from fusevol.mount.nodes import Nodes
 from fusevol.mount.operations import VolumeOperations
 from fusevol.mount.options import MountOptions
+from fusevol.mount.quiesce import Quiesce
 from fusevol.mount.requests import Requests
 from fusevol.mount.served import Served
 from fusevol.mount.session import serve
@@ -29,6 +39,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds that a restore waits for the kernel to forget the tree before, where that has to be done by name.
 _FORGET_SECONDS = 1.0
+#: How many requests are served while as many changes wait as may, when a volume is quiesced.
+_SERVED_WHILE_QUIESCED = 32
 
 
 async def serve_volume(
@@ -74,10 +86,21 @@ async def _serve(
     options: MountOptions,
 ) -> None:
     device: int | None = None
+    mounted: Mount | None = None
 
     def connected(fd: int) -> None:
-        nonlocal device
-        device = fd
+        nonlocal device, mounted
+        device, mounted = fd, find(resolve(mountpoint))
+
+    def gone() -> bool:
+        # By its number: a mount that was moved, or is on a second path as well, is still there.
+        there = mounted is None or any(mount.device == mounted.device for mount in mounts())
+        return not there or (device is not None and ended(device))
+
+    async def widen(wide: bool) -> None:
+        if mounted is not None:
+            where, count = mounted, options.max_tasks if wide else options.max_background
+            await in_thread(lambda: set_max_background(where, count))
 
     async def sync_kernel() -> None:
         try:
@@ -106,11 +129,15 @@ async def _serve(
             await invalidate_inode(ROOT)
 
     nodes, requests = Nodes(filesystem), Requests()
-    served = Served(volume, nodes, requests, name, sync_kernel, forget_tree)
-    operations = VolumeOperations(nodes, Control(served, control, os.geteuid(), os.getegid()), requests, log.error)
+    quiesce = Quiesce(gone, widen, max(1, options.max_tasks - _SERVED_WHILE_QUIESCED))
+    served = Served(volume, nodes, requests, quiesce, name, sync_kernel, forget_tree)
+    files = Control(served, control, os.geteuid(), os.getegid())
+    operations = VolumeOperations(nodes, files, requests, quiesce, log.error)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(served.commit_forever)
+            # When this is cancelled, what waits goes on first, or unmounting would wait for it.
+            nursery.start_soon(quiesce.run)
             try:
                 await serve(operations, mountpoint, options, ready=ready, connected=connected)
             finally:
