@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fusevol.api import Volume, VolumeState
+from fusevol.driver import snapmounts
 from fusevol.driver.attachment import believed
 from fusevol.driver.context import Context, pool_of
 from fusevol.driver.mounts import is_ours, mount_at
@@ -228,6 +229,14 @@ class Upkeep:
             for path in record.attach_path
             if is_ours(mount_at(path))
         ]
+        snapshots = [record for record in await context.store.enumerate() if record.is_snapshot]
+        mounts_of_snapshots = sum(len(snapmounts.servers(record)) for record in snapshots)
+        problems += [
+            f"{path}: the process that served this mount is gone; unmount it"
+            for record in snapshots
+            for path in record.attach_path
+            if path not in snapmounts.servers(record) and is_ours(mount_at(path))
+        ]
         pools = [await self._pool(name, volumes) for name in context.home.config.pools]
         for pool in pools:
             if pool.error:
@@ -238,7 +247,7 @@ class Upkeep:
             version=__version__,
             volumes=len(volumes),
             snapshots=sum(count for _, count in found),
-            mounted=sum(bool(volume.attached_on) for volume in volumes),
+            mounted=sum(bool(volume.attached_on) for volume in volumes) + mounts_of_snapshots,
             in_use=tuple(f"{names.get(lock.volume_id, lock.volume_id)}: {lock.owner}" for lock in held),
             pools=tuple(pools),
             problems=tuple(problems),

@@ -20,7 +20,7 @@ from fusevol.mount.nodes import CONTROL_NODE, Node
 from fusevol.mount.quiesce import parse_seconds
 from fusevol.mount.served import Served, snapshot_record
 
-__all__ = ["Control"]
+__all__ = ["Control", "NoControl"]
 
 _PREFIX = b"user.fusevol."
 _SNAPSHOTS = CONTROL_NODE + 1
@@ -265,6 +265,25 @@ class Control:
 
     async def _snapshots(self) -> object:
         return [snapshot["name"] for snapshot in self._served.snapshot_list()]
+
+
+class NoControl(Control):
+    """What a mount has that is to have no control files and no attributes of its own either."""
+
+    def __init__(self) -> None:
+        self.enabled = False
+
+    def owns(self, node: int) -> bool:
+        """No node is one of these."""
+        return False
+
+    async def getxattr(self, name: bytes) -> bytes | None:
+        """None: all attributes are ordinary ones."""
+        return None
+
+    async def setxattr(self, name: bytes, value: bytes, uid: int) -> bool:
+        """False: all attributes are ordinary ones."""
+        return False
 
 
 def _text(value: Any) -> bytes:

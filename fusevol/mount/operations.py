@@ -267,7 +267,7 @@ class VolumeOperations(pyfuse3.Operations):
 
     @handler
     async def fsyncdir(self, handle: int, datasync: bool) -> None:
-        await self._live(handle)[0].sync()
+        await self._sync(handle)
 
     # -- attributes -------------------------------------------------------------------------------
 
@@ -397,7 +397,12 @@ class VolumeOperations(pyfuse3.Operations):
     @handler
     async def fsync(self, handle: int, datasync: bool) -> None:
         if not self.control.owns(handle):
-            await self._live(handle)[0].sync()
+            await self._sync(handle)
+
+    async def _sync(self, node: int) -> None:
+        _, filesystem = self.nodes.find(node)
+        if isinstance(filesystem, Filesystem):  # of a snapshot everything is durable
+            await filesystem.sync()
 
     @handler
     async def release(self, handle: int) -> None:
@@ -419,7 +424,7 @@ class VolumeOperations(pyfuse3.Operations):
 
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         await self.nodes.settled()
-        numbers = self.nodes.filesystem.statfs()
+        numbers = self.nodes.tree.statfs()
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = BLOCK
         data.f_blocks, data.f_bfree, data.f_bavail = numbers.blocks, numbers.free, numbers.free

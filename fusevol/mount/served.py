@@ -25,6 +25,7 @@ class Served:
 
     sync_kernel: makes the kernel hand over what it holds back (syncfs), without blocking the loop.
     forget_tree: makes the kernel forget all it knows of the tree, given the names in the root before and after.
+    check_unused: raises VolumeBusy for the name of a snapshot that is in use outside of this process.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Served:
         name: str,
         sync_kernel: Callable[[], Awaitable[None]],
         forget_tree: Callable[[set[bytes]], Awaitable[None]],
+        check_unused: Callable[[str], Awaitable[None]],
     ) -> None:
         self.volume = volume
         self.nodes = nodes
@@ -47,6 +49,7 @@ class Served:
         self.commit_error: FusevolError | None = None
         self._sync_kernel = sync_kernel
         self._forget_tree = forget_tree
+        self._check_unused = check_unused
         self._views: dict[int, AsyncExitStack] = {}
         self._changing = trio.Lock()
 
@@ -140,8 +143,13 @@ class Served:
         await filesystem.sync()
 
     async def delete_snapshot(self, name: str) -> None:
-        """Delete a snapshot that nobody has open. Raises as `LogVolume.delete_snapshot`."""
+        """Delete a snapshot that nobody has open. Raises as `LogVolume.delete_snapshot`.
+
+        Who begins to use it from outside at this very moment may find it gone: an error, never wrong data, since all
+        that is read is compared with its checksum.
+        """
         async with self._changing:
+            await self._check_unused(name)
             for snapshot in self.volume.snapshots():
                 if snapshot.name == name:
                     await self.close_snapshot(snapshot.id)
