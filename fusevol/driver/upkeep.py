@@ -12,7 +12,7 @@ from fusevol.driver.attachment import believed
 from fusevol.driver.context import Context, pool_of
 from fusevol.driver.mounts import is_ours, mount_at
 from fusevol.driver.snapshots import Snapshots
-from fusevol.errors import CorruptData, FusevolError, VolumeBusy, VolumeNotFound
+from fusevol.errors import CorruptData, FusevolError, NotSupported, ReadOnly, VolumeBusy, VolumeNotFound
 
 if TYPE_CHECKING:
     from fusevol.log import Damage, LogVolume, ScrubReport
@@ -185,23 +185,28 @@ class Upkeep:
     # -- space ------------------------------------------------------------------------------------
 
     async def gc(self, volume: Volume) -> Reclaimed:
-        """Give back the dead space of a volume. One that is mounted does so by itself, and is passed over."""
+        """Give back the dead space of a volume; through its mount, where it is mounted.
+
+        Passed over, with a note that says why: volumes in use by another command, and mounts that do not do it.
+        """
         name = volume.locator.name
         try:
             async with self._context.hold(volume.id) as held:
-                if held.attached_on:
-                    return Reclaimed(name=name, note="mounted: it gives space back by itself")
+                control = self._context.control(held)
                 for snapshot in await self._snapshots.of(held):
                     if await self._snapshots.is_stale(snapshot):
                         await self._snapshots.delete(held, snapshot.locator.name)
                 backend = self._context.backend_of(held)
                 before = await backend.used_size(held.id)
-                async with self._context.writing(held) as log:
-                    await log.reclaim()
+                if control:
+                    await control.reclaim()
+                else:
+                    async with self._context.writing(held) as log:
+                        await log.reclaim()
                 return Reclaimed(name=name, freed=max(0, before - await backend.used_size(held.id)))
         except VolumeNotFound:
             return Reclaimed(name=name, note="removed: its creation or deletion was interrupted")
-        except VolumeBusy as error:
+        except (VolumeBusy, NotSupported, ReadOnly) as error:
             return Reclaimed(name=name, note=str(error))
 
     # -- the whole --------------------------------------------------------------------------------

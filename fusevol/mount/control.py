@@ -48,6 +48,7 @@ class Control:
             b"flush": (self._durability, self._flush),
             b"quiesce": (self._quiesced, self._quiesce),
             b"unquiesce": (self._quiesced, self._unquiesce),
+            b"reclaim": (self._reclaimable, self._reclaim),
             b"size": (self._size, self._resize),
             b"used_size": (served.used_size, None),
             b"active_requests": (self._active_count, None),
@@ -210,6 +211,12 @@ class Control:
 
     async def _flush(self, _: str) -> None:
         await self._served.flush()
+
+    async def _reclaim(self, _: str) -> None:
+        await self._served.reclaim()
+
+    async def _reclaimable(self) -> object:
+        return (await self._served.volume.usage()).reclaimable
 
     async def _quiesce(self, text: str) -> None:
         await self._served.hold(parse_seconds(text))

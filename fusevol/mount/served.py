@@ -155,6 +155,14 @@ class Served:
                     await self.close_snapshot(snapshot.id)
             await self.volume.delete_snapshot(name)
 
+    async def reclaim(self) -> None:
+        """Give back all dead space there is. Raises VolumeBusy while changes are held back, and as `flush`."""
+        async with self._changing:
+            self._refuse_if_quiesced()
+            # What files let go of is dead once the commit that says so is durable.
+            await self.nodes.filesystem.sync()
+            await self.volume.reclaim()
+
     # -- snapshots in the mount -------------------------------------------------------------------
 
     async def open_snapshot(self, name: str) -> tuple[int, ReadOnlyFilesystem] | None:
