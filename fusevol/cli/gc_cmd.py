@@ -21,8 +21,8 @@ def gc(
 ) -> None:
     """Give back dead space, and remove leftovers.
 
-    Volumes give space back by themselves as they are written; this does it to the last block, now. Mounted volumes
-    are passed over. Leftovers are what an interrupted command made and did not finish.
+    Volumes give space back by themselves as they are written; this does it to the last block, now; of
+    mounted volumes through their mount. Leftovers are what an interrupted command made and did not finish.
 
     Example:
 

@@ -46,6 +46,7 @@ def inspect(
         fields = [
             ("name", found.name), ("id", found.id), ("volume", found.volume), ("created", found.created),
             ("automatic", "yes" if found.automatic else "no"), ("labels", labels),
+            ("mounted on", "\n".join(found.mounted_on) or "-"),
         ]  # fmt: skip
     else:
         fields = [

@@ -12,7 +12,7 @@ __all__ = ["mount"]
 
 
 def mount(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The volume: its name or id.")],
+    name: Annotated[str, typer.Argument(metavar="NAME[@SNAP]", help="The volume, or a snapshot of one.")],
     path: Annotated[str, typer.Argument(metavar="PATH", help="A directory to mount it on.")],
     option: Annotated[
         list[str] | None,
@@ -30,15 +30,19 @@ def mount(
     A process in the background serves the mount; its log is in the state directory, under log/. In the mount,
     the directory .fusevol has files to snapshot, restore and look at the volume with; it is not listed.
 
+    A snapshot is mounted by itself, read-only, on as many paths as you like, whether its volume is mounted or not.
+
     Example:
 
     \b
       fusevol mount web /mnt/web
       echo before-upgrade > /mnt/web/.fusevol/snapshot
       fusevol mount web /mnt/web -o ro,noatime
+      fusevol mount web@before-upgrade /mnt/old
     """
     options = _parse(option or [])
 
+    from fusevol.cli.objects import display_name, kind_of
     from fusevol.driver import LocalDriver
     from fusevol.driver.mounting import absolute
 
@@ -49,13 +53,13 @@ def mount(
     async def work(driver: LocalDriver) -> dict[str, str]:
         volume = await driver.resolve(name)
         mounted = await driver.mounting.mount(volume.id, path, options)
-        return {"id": mounted.id, "name": mounted.locator.name, "path": mounted.attach_path[0]}
+        return {"id": mounted.id, "name": await display_name(driver, mounted), "path": absolute(path)}
 
     done = drive(work)
     if json:
         print_json(done)
     else:
-        print(f'volume "{done["name"]}" is mounted on {done["path"]}')
+        print(f'{kind_of(done["name"])} "{done["name"]}" is mounted on {done["path"]}')
 
 
 def _parse(words: list[str]) -> dict[str, str]:
@@ -65,14 +69,23 @@ def _parse(words: list[str]) -> dict[str, str]:
 
 def _serve(name: str, path: str, options: dict[str, str]) -> None:
     """Serve in this process. Its own start holds the volume's lock only while it looks the volume up."""
+    from fusevol.cli.objects import kind_of
     from fusevol.driver import LocalDriver
-    from fusevol.driver.server import serve_mount
-    from fusevol.mount.process import run
+    from fusevol.driver.server import serve_mount, serve_snapshot_mount
+    from fusevol.mount.process import Entry, run
+
+    entry: Entry = serve_mount
 
     async def arguments(driver: LocalDriver) -> dict[str, object]:
+        nonlocal entry
         volume = await driver.resolve(name)
+        if volume.is_snapshot:
+            entry = serve_snapshot_mount
+            async with driver.mounting.hold_snapshot(volume.id, options) as (_, snapshot):
+                return driver.mounting.arguments(snapshot, path, options)
         async with driver.context.hold(volume.id) as held:
             driver.context.refuse_if_mounted(held, "mounted twice")
             return driver.mounting.arguments(held, path, options)
 
-    run(serve_mount, drive(arguments), ready=lambda: print(f'volume "{name}" is mounted on {path}', flush=True))
+    found = drive(arguments)
+    run(entry, found, ready=lambda: print(f'{kind_of(name)} "{name}" is mounted on {path}', flush=True))

@@ -11,7 +11,7 @@ from fusevol.driver.specs import own_labels
 if TYPE_CHECKING:
     from fusevol.driver import LocalDriver
 
-__all__ = ["SnapshotObject", "VolumeObject", "snapshot_object", "volume_object"]
+__all__ = ["SnapshotObject", "VolumeObject", "display_name", "kind_of", "snapshot_object", "volume_object"]
 
 
 class VolumeObject(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +41,7 @@ class SnapshotObject(msgspec.Struct, frozen=True, kw_only=True):
     created: str
     automatic: bool
     labels: dict[str, str]
+    mounted_on: list[str]
 
 
 def time_text(volume: Volume) -> str:
@@ -82,6 +83,19 @@ async def _parent_name(driver: "LocalDriver", volume: Volume) -> str | None:
     return f"{await _parent_name(driver, parent)}@{parent.locator.name}"
 
 
+async def display_name(driver: "LocalDriver", volume: Volume) -> str:
+    """The name of a volume, or `volume@snapshot`."""
+    if not volume.is_snapshot:
+        return volume.locator.name
+    parent = await driver.store.get_vol(volume.source.parent)
+    return f"{parent.locator.name}@{volume.locator.name}"
+
+
+def kind_of(name: str) -> str:
+    """What a name of `display_name` names, in a word."""
+    return "snapshot" if "@" in name else "volume"
+
+
 def snapshot_object(volume: Volume, snapshot: Volume) -> SnapshotObject:
     """The object of a snapshot of `volume`."""
     from fusevol.driver.snapshots import AUTO_LABEL
@@ -93,4 +107,5 @@ def snapshot_object(volume: Volume, snapshot: Volume) -> SnapshotObject:
         created=time_text(snapshot),
         automatic=AUTO_LABEL in snapshot.locator.volume_labels,
         labels=own_labels(snapshot),
+        mounted_on=list(snapshot.attach_path),
     )

@@ -34,7 +34,8 @@ def snapshots(name: NameArgument, json: JsonOption = False) -> None:
             snapshot.created,
             "yes" if snapshot.automatic else "no",
             ", ".join(f"{key}={value}" for key, value in sorted(snapshot.labels.items())) or "-",
+            ", ".join(snapshot.mounted_on) or "-",
         )
         for snapshot in found
     ]
-    print_table(("NAME", "CREATED", "AUTOMATIC", "LABELS"), rows)
+    print_table(("NAME", "CREATED", "AUTOMATIC", "LABELS", "MOUNTED ON"), rows)

@@ -13,7 +13,9 @@ __all__ = ["umount"]
 
 
 def umount(
-    target: Annotated[str, typer.Argument(metavar="NAME|PATH", help="The volume, or where it is mounted.")],
+    target: Annotated[
+        str, typer.Argument(metavar="NAME[@SNAP]|PATH", help="The volume or snapshot, or where it is mounted.")
+    ],
     json: JsonOption = False,
 ) -> None:
     """Unmount a volume. When this returns without an error, everything written to it is durable.
@@ -24,6 +26,7 @@ def umount(
       fusevol umount web
       fusevol umount /mnt/web
     """
+    from fusevol.cli.objects import display_name, kind_of
     from fusevol.driver import LocalDriver
 
     async def work(driver: LocalDriver) -> dict[str, str]:
@@ -33,12 +36,12 @@ def umount(
                 raise VolumeDetached(f"no volume is mounted on {target}")
         else:
             volume_id, path = (await driver.resolve(target)).id, ""
-        volume = await driver.resolve(volume_id)
+        volume = await driver.store.get_vol(volume_id)
         await driver.mounting.unmount(volume_id, path)
-        return {"id": volume_id, "name": volume.locator.name}
+        return {"id": volume_id, "name": await display_name(driver, volume)}
 
     done = drive(work)
     if json:
         print_json(done)
     else:
-        print(f'volume "{done["name"]}" is unmounted')
+        print(f'{kind_of(done["name"])} "{done["name"]}" is unmounted')

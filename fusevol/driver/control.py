@@ -135,6 +135,10 @@ class Control:
         """Make everything durable."""
         await self.write("flush", "1", "it could not be flushed")
 
+    async def reclaim(self) -> None:
+        """Give back all dead space there is."""
+        await self.write("reclaim", "1", "its dead space could not be given back")
+
     async def used_size(self) -> int:
         """Bytes that the volume takes up."""
         text = await self.read("used_size")

@@ -24,6 +24,7 @@ from fusevol.api import (
     check_name,
     parse_volume_ref,
 )
+from fusevol.driver import snapmounts
 from fusevol.driver.attachment import believed
 from fusevol.driver.context import POOL_LABEL, Context, pool_of
 from fusevol.driver.mounting import Mounting
@@ -97,19 +98,21 @@ class LocalDriver(SnapshotDriver, Enumerator):
 
     async def inspect(self, volume_ids: Sequence[str]) -> list[Volume]:
         """The volumes of those ids or names, as far as there are any."""
-        return [believed(volume) for volume in await self.store.inspect(volume_ids)]
+        return [snapmounts.believed_snapshot(volume) for volume in await self.store.inspect(volume_ids)]
 
     async def enumerate(
         self, locator: VolumeLocator | None = None, labels: Mapping[str, str] | None = None
     ) -> list[Volume]:
         """The volumes, snapshots and clones that match all that is given, as far as they were recorded."""
-        return [believed(volume) for volume in await self.store.enumerate(locator, labels)]
+        return [snapmounts.believed_snapshot(volume) for volume in await self.store.enumerate(locator, labels)]
 
     async def snap_enumerate(
         self, volume_ids: Sequence[str] | None = None, snap_labels: Mapping[str, str] | None = None
     ) -> list[Volume]:
         """The snapshots and clones made directly of those volumes, or of any where None is given."""
-        return [believed(volume) for volume in await self.store.snap_enumerate(volume_ids, snap_labels)]
+        return [
+            snapmounts.believed_snapshot(volume) for volume in await self.store.snap_enumerate(volume_ids, snap_labels)
+        ]
 
     # -- creating ---------------------------------------------------------------------------------
 
@@ -208,6 +211,9 @@ class LocalDriver(SnapshotDriver, Enumerator):
         async with self.context.hold(volume_id) as volume:
             name = volume.locator.name
             self.context.refuse_if_mounted(volume, "deleted")
+            for child in await self.store.children(volume_id):
+                if child.is_snapshot:
+                    snapmounts.refuse_if_mounted(name, child, "deleted")
             if volume.spec.sticky:
                 raise VolumeBusy(f'volume "{name}" is sticky', hint=f"to let it go: fusevol set {name} --no-sticky")
             await self._refuse_if_needed(volume, with_snapshots=with_snapshots)

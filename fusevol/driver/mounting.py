@@ -2,18 +2,24 @@
 
 import os
 import select
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
 from fusevol.api import Volume
+from fusevol.driver import snapmounts
 from fusevol.driver.attachment import server_of
 from fusevol.driver.context import Context
 from fusevol.driver.control import Control
 from fusevol.driver.mounts import detach_dead, is_ours, mount_at
-from fusevol.errors import BackendError, InvalidArgument, NotSupported, VolumeBusy, VolumeDetached
+from fusevol.errors import BackendError, InvalidArgument, VolumeBusy, VolumeDetached
 from fusevol.store.processes import Process
+
+if TYPE_CHECKING:
+    from fusevol.mount.process import Entry
 
 __all__ = ["Mounting"]
 
@@ -28,38 +34,77 @@ class Mounting:
         self._context = context
 
     async def mount(self, volume_id: str, path: str, options: Mapping[str, str] | None = None) -> Volume:
-        """Mount a volume on a directory, and return its record. Mounting where it is mounted already is no error.
+        """Mount a volume or snapshot on a directory, and return its record.
+
+        Mounting where it is mounted already is no error. A snapshot can be mounted on several paths, read-only.
 
         options: as of mount(8), flags with the value "". Raises VolumeNotFound, VolumeBusy (it, or the directory, is
         in use), InvalidArgument (the directory, an option), CorruptData, NotSupported, BackendError.
         """
         from fusevol.driver.server import mount_options, serve_mount
-        from fusevol.mount.attaching import check_mountpoint
-        from fusevol.mount.process import spawn
 
         path = absolute(path)
+        record = await self._context.store.get_vol(volume_id)
+        if record.is_snapshot:
+            return await self._mount_snapshot(record, path, options)
         async with self._context.hold(volume_id) as volume:
             name = volume.locator.name
-            if volume.is_snapshot:
-                raise NotSupported(
-                    f'snapshot "{name}" cannot be mounted by itself',
-                    hint="look into .fusevol/snapshots of its volume's mount, or mount a clone of it",
-                )
             mount_options(dict(options or {}), name)
             if volume.attached_on:
                 if path in volume.attach_path and self._context.control(volume):
                     return volume
                 self._context.refuse_if_mounted(volume, "mounted twice")
-            # Whichever volume it was of: nobody can use it any more.
-            await trio.to_thread.run_sync(detach_dead, path)
-            # Before anything of the volume is touched: most mistakes are made here.
-            await trio.to_thread.run_sync(check_mountpoint, Path(path))
-            arguments = self.arguments(volume, path, options)
-            log_file = self._context.home.path / "log" / f"{volume.id}.log"
-            await trio.to_thread.run_sync(
-                lambda: spawn(serve_mount, arguments, log_file=log_file, title=f"{name} on {path}")
-            )
-            return await self._context.store.get_vol(volume_id)
+            return await self._start(serve_mount, volume, name, path, options)
+
+    async def _start(
+        self, entry: "Entry", record: Volume, name: str, path: str, options: Mapping[str, str] | None
+    ) -> Volume:
+        """Start the process that serves a volume or snapshot of that name; return its record once it is mounted."""
+        from fusevol.mount.attaching import check_mountpoint
+        from fusevol.mount.process import spawn
+
+        # Whichever volume it was of: nobody can use it any more.
+        await trio.to_thread.run_sync(detach_dead, path)
+        # Before anything of the volume is touched: most mistakes are made here.
+        await trio.to_thread.run_sync(check_mountpoint, Path(path))
+        arguments = self.arguments(record, path, options)
+        log_file = self._context.home.path / "log" / f"{record.id}.log"
+        await trio.to_thread.run_sync(lambda: spawn(entry, arguments, log_file=log_file, title=f"{name} on {path}"))
+        return await self._context.store.get_vol(record.id)
+
+    async def _mount_snapshot(self, snapshot: Volume, path: str, options: Mapping[str, str] | None) -> Volume:
+        """Mount a snapshot by itself. Its volume may be mounted meanwhile, or not."""
+        from fusevol.driver.server import serve_snapshot_mount
+
+        async with self.hold_snapshot(snapshot.id, options) as (volume, held):
+            if path in snapmounts.servers(held):
+                return held
+            name = f"{volume.locator.name}@{held.locator.name}"
+            return await self._start(serve_snapshot_mount, held, name, path, options)
+
+    @asynccontextmanager
+    async def hold_snapshot(
+        self, snapshot_id: str, options: Mapping[str, str] | None
+    ) -> AsyncIterator[tuple[Volume, Volume]]:
+        """Hold the volume of a snapshot that is to be mounted, so that it is not deleted; give both records.
+
+        Raises VolumeNotFound, VolumeBusy, InvalidArgument for options that a snapshot cannot have.
+        """
+        from fusevol.driver.server import mount_options
+
+        for key, value in dict(options or {}).items():
+            if key == "rw" or (key == "control" and value != "off"):
+                raise InvalidArgument(
+                    f'mount option "{key}{"=" if value else ""}{value}": a snapshot is mounted read-only, '
+                    "and has no control files",
+                    hint="to write to it, mount a clone of it",
+                )
+        snapshot = await self._context.store.get_vol(snapshot_id)
+        async with self._context.hold(snapshot.source.parent) as volume:
+            # It may be gone since.
+            snapshot = await self._context.store.get_vol(snapshot_id)
+            mount_options(dict(options or {}), snapshot.locator.name)
+            yield volume, snapmounts.believed_snapshot(snapshot)
 
     def arguments(self, volume: Volume, path: str, options: Mapping[str, str] | None) -> dict[str, object]:
         """What the serving process is to be told."""
@@ -92,6 +137,9 @@ class Mounting:
         use), BackendError (what was written last may not be durable).
         """
         volume = await self._context.store.get_vol(volume_id)
+        if volume.is_snapshot:
+            await self._unmount_snapshot(volume, path)
+            return
         name, server = volume.locator.name, server_of(volume)
         async with self._context.hold(volume_id) as volume:
             where = absolute(path) if path else next(iter(volume.attach_path), "")
@@ -99,12 +147,30 @@ class Mounting:
                 at = f" on {where}" if path else ""
                 raise VolumeDetached(f'volume "{name}" is not mounted{at}')
         # Not held from here on: the serving process ends by itself, which may take as long as the last writes do.
-        await trio.to_thread.run_sync(lambda: _unmount(where, name))
+        await trio.to_thread.run_sync(lambda: _unmount(where, f'volume "{name}"'))
         if server is not None:
             await trio.to_thread.run_sync(lambda: _wait(server, name))
         after = await self._context.store.get_vol(volume_id)
         if after.error:
             raise BackendError(f'volume "{name}" is unmounted, but not cleanly: {after.error}')
+
+    async def _unmount_snapshot(self, snapshot: Volume, path: str) -> None:
+        """Unmount a snapshot that is mounted by itself. path: where, if there are several."""
+        parent = await self._context.store.get_vol(snapshot.source.parent)
+        name, found = f"{parent.locator.name}@{snapshot.locator.name}", snapmounts.servers(snapshot)
+        if not path and len(found) > 1:
+            raise VolumeBusy(
+                f'snapshot "{name}" is mounted on {len(found)} paths: {", ".join(sorted(found))}',
+                hint=f"say which: fusevol umount {min(found)}",
+            )
+        where = absolute(path) if path else next(iter(found), "")
+        if where not in found:
+            if where:
+                await trio.to_thread.run_sync(detach_dead, where)
+            await self._context.change(snapshot.id, lambda record: snapmounts.unmounted(record, where, record.error))
+            raise VolumeDetached(f'snapshot "{name}" is not mounted{f" on {where}" if where else ""}')
+        await trio.to_thread.run_sync(lambda: _unmount(where, f'snapshot "{name}"'))
+        await trio.to_thread.run_sync(lambda: _wait(found[where], name))
 
 
 def absolute(path: str) -> str:
@@ -116,6 +182,7 @@ def absolute(path: str) -> str:
 
 
 def _unmount(path: str, name: str) -> None:
+    """Unmount a path, if something is mounted there. name: what it is of, with its kind."""
     from fusevol.mount.attaching import unmount
     from fusevol.mount.mounttable import find
 
@@ -125,7 +192,7 @@ def _unmount(path: str, name: str) -> None:
     try:
         unmount(mounted)
     except VolumeBusy as error:
-        raise VolumeBusy(f'volume "{name}" is in use on {path}', hint=f"to see by whom: fuser -vm {path}") from error
+        raise VolumeBusy(f"{name} is in use on {path}", hint=f"to see by whom: fuser -vm {path}") from error
 
 
 def _wait(server: Process, name: str) -> None:

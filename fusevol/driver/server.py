@@ -10,16 +10,17 @@ import msgspec
 import trio
 
 from fusevol.api import Volume
+from fusevol.driver import snapmounts
 from fusevol.driver.attachment import attached, believed, detached
 from fusevol.driver.context import Context
 from fusevol.errors import FusevolError, InvalidArgument, NotSupported, VolumeNotFound
 from fusevol.home import Home
 from fusevol.mount.options import MountOptions
 from fusevol.mount.process import Arguments
-from fusevol.mount.serving import serve_volume
+from fusevol.mount.serving import serve_snapshot, serve_volume
 from fusevol.store.processes import Process
 
-__all__ = ["mount_options", "serve_mount"]
+__all__ = ["mount_options", "serve_mount", "serve_snapshot_mount"]
 
 log = logging.getLogger(__name__)
 
@@ -80,11 +81,16 @@ async def serve_mount(arguments: Arguments, ready: Callable[[], None]) -> None:
             context.refuse_if_mounted(believed(volume), "mounted twice")
             return attached(volume, path, server, options)
 
+        async def check_unused(snapshot: str) -> None:
+            found = await context.store.named(snapshot, parent=volume_id)
+            if found is not None:
+                snapmounts.refuse_if_mounted(name, found, "deleted")
+
         await context.change(volume_id, take)
         try:
             await serve_volume(
                 context.backend_of(record), volume_id, Path(path), name=name, ready=ready, size=record.spec.size,
-                control=control, options=mounting,
+                control=control, options=mounting, check_unused=check_unused,
             )  # fmt: skip
         except FusevolError as error:
             failure = str(error)
@@ -92,6 +98,37 @@ async def serve_mount(arguments: Arguments, ready: Callable[[], None]) -> None:
         finally:
             with trio.CancelScope(shield=True):
                 await _write_down(context, volume_id, failure)
+    finally:
+        await context.aclose()
+
+
+async def serve_snapshot_mount(arguments: Arguments, ready: Callable[[], None]) -> None:
+    """Mount a snapshot by itself and serve it until it is unmounted or ended by a signal; an entry as `serve_mount`.
+
+    arguments: home, volume_id (of the snapshot), path, options. Whoever starts this holds the lock of the volume.
+    """
+    context = Context(Home(arguments["home"]), command=f"serving {arguments['path']}")
+    snapshot_id, path, options = str(arguments["volume_id"]), str(arguments["path"]), dict(arguments["options"])
+    failure = ""
+    try:
+        record = await context.store.get_vol(snapshot_id)
+        volume = await context.store.get_vol(record.source.parent)
+        name = f"{volume.locator.name}@{record.locator.name}"
+        mounting, _ = mount_options(options, name)
+        server = Process.current(command=f"serving {path}")
+        # Written down before the snapshot is looked for, so that whoever deletes it after that will see it.
+        await context.change(snapshot_id, lambda snapshot: snapmounts.mounted(snapshot, path, server))
+        try:
+            await serve_snapshot(
+                context.backend_of(record), volume.id, record.locator.name, Path(path), name=name, ready=ready,
+                options=mounting,
+            )  # fmt: skip
+        except FusevolError as error:
+            failure = str(error)
+            raise
+        finally:
+            with trio.CancelScope(shield=True), suppress(VolumeNotFound):
+                await context.change(snapshot_id, lambda snapshot: snapmounts.unmounted(snapshot, path, failure))
     finally:
         await context.aclose()
 

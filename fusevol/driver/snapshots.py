@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fusevol.api import Source, Volume, VolumeLocator, VolumeState, VolumeStatus
+from fusevol.driver import snapmounts
 from fusevol.driver.context import POOL_LABEL, Context, pool_of
 from fusevol.errors import AlreadyExists, FusevolError, SnapshotNotFound, VolumeNotFound
 
@@ -62,20 +63,28 @@ class Snapshots:
 
         found = await self._context.look(volume, list_them)
         records = [snapshot_record(volume, snapshot) for snapshot in found]
-        await self._record(volume, records)
-        return records
+        known = await self._record(volume, records)
+        # What a record knows that the log does not: where it is mounted.
+        return [
+            snapmounts.believed_snapshot(msgspec.structs.replace(record, attach_info=known[record.id].attach_info))
+            if record.id in known
+            else record
+            for record in records
+        ]
 
-    async def _record(self, volume: Volume, snapshots: Iterable[Volume]) -> None:
+    async def _record(self, volume: Volume, snapshots: Iterable[Volume]) -> dict[str, Volume]:
+        """Bring the records up to date; return those that there were before, by id."""
         store = self._context.store
         wanted = {snapshot.id: snapshot for snapshot in snapshots}
-        known = {child.id for child in await store.children(volume.id) if child.is_snapshot}
+        known = {child.id: child for child in await store.children(volume.id) if child.is_snapshot}
         # Somebody else may be doing the same. First what is gone: its name may have been given again.
-        for snapshot_id in known - wanted.keys():
+        for snapshot_id in known.keys() - wanted.keys():
             with suppress(VolumeNotFound):
                 await store.delete_vol(snapshot_id)
-        for snapshot_id in wanted.keys() - known:
+        for snapshot_id in wanted.keys() - known.keys():
             with suppress(AlreadyExists):
                 await store.create_vol(wanted[snapshot_id])
+        return known
 
     async def find(self, volume: Volume, name: str) -> Volume:
         """A snapshot by name or id. Raises SnapshotNotFound."""
@@ -110,7 +119,10 @@ class Snapshots:
         return next((snapshot for snapshot in made if snapshot.locator.volume_labels.get(AUTO_LABEL)), made[-1])
 
     async def delete(self, volume: Volume, name: str) -> None:
-        """Delete a snapshot of a held volume."""
+        """Delete a snapshot of a held volume. Raises VolumeBusy while it is mounted by itself."""
+        record = await self._context.store.named(name, parent=volume.id)
+        if record is not None:
+            snapmounts.refuse_if_mounted(volume.locator.name, record, "deleted")
         if control := self._context.control(volume):
             await control.delete_snapshot(name)
         else:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fusevol.api import Volume, VolumeState
+from fusevol.driver import snapmounts
 from fusevol.driver.attachment import believed
 from fusevol.driver.context import Context, pool_of
 from fusevol.driver.mounts import is_ours, mount_at
 from fusevol.driver.snapshots import Snapshots
-from fusevol.errors import CorruptData, FusevolError, VolumeBusy, VolumeNotFound
+from fusevol.errors import CorruptData, FusevolError, NotSupported, ReadOnly, VolumeBusy, VolumeNotFound
 
 if TYPE_CHECKING:
     from fusevol.log import Damage, LogVolume, ScrubReport
@@ -184,23 +185,28 @@ class Upkeep:
     # -- space ------------------------------------------------------------------------------------
 
     async def gc(self, volume: Volume) -> Reclaimed:
-        """Give back the dead space of a volume. One that is mounted does so by itself, and is passed over."""
+        """Give back the dead space of a volume; through its mount, where it is mounted.
+
+        Passed over, with a note that says why: volumes in use by another command, and mounts that do not do it.
+        """
         name = volume.locator.name
         try:
             async with self._context.hold(volume.id) as held:
-                if held.attached_on:
-                    return Reclaimed(name=name, note="mounted: it gives space back by itself")
+                control = self._context.control(held)
                 for snapshot in await self._snapshots.of(held):
                     if await self._snapshots.is_stale(snapshot):
                         await self._snapshots.delete(held, snapshot.locator.name)
                 backend = self._context.backend_of(held)
                 before = await backend.used_size(held.id)
-                async with self._context.writing(held) as log:
-                    await log.reclaim()
+                if control:
+                    await control.reclaim()
+                else:
+                    async with self._context.writing(held) as log:
+                        await log.reclaim()
                 return Reclaimed(name=name, freed=max(0, before - await backend.used_size(held.id)))
         except VolumeNotFound:
             return Reclaimed(name=name, note="removed: its creation or deletion was interrupted")
-        except VolumeBusy as error:
+        except (VolumeBusy, NotSupported, ReadOnly) as error:
             return Reclaimed(name=name, note=str(error))
 
     # -- the whole --------------------------------------------------------------------------------
@@ -228,6 +234,14 @@ class Upkeep:
             for path in record.attach_path
             if is_ours(mount_at(path))
         ]
+        snapshots = [record for record in await context.store.enumerate() if record.is_snapshot]
+        mounts_of_snapshots = sum(len(snapmounts.servers(record)) for record in snapshots)
+        problems += [
+            f"{path}: the process that served this mount is gone; unmount it"
+            for record in snapshots
+            for path in record.attach_path
+            if path not in snapmounts.servers(record) and is_ours(mount_at(path))
+        ]
         pools = [await self._pool(name, volumes) for name in context.home.config.pools]
         for pool in pools:
             if pool.error:
@@ -238,7 +252,7 @@ class Upkeep:
             version=__version__,
             volumes=len(volumes),
             snapshots=sum(count for _, count in found),
-            mounted=sum(bool(volume.attached_on) for volume in volumes),
+            mounted=sum(bool(volume.attached_on) for volume in volumes) + mounts_of_snapshots,
             in_use=tuple(f"{names.get(lock.volume_id, lock.volume_id)}: {lock.owner}" for lock in held),
             pools=tuple(pools),
             problems=tuple(problems),

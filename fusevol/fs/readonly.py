@@ -95,6 +95,15 @@ class ReadOnlyFilesystem:
         """SEEK_DATA or SEEK_HOLE. Raises OSError(ENXIO)."""
         return self._data.next_data(self.get(ino), offset, hole=hole)
 
+    def statfs(self) -> StatFs:
+        """What statfs(2) says: of what cannot be written, that it is full."""
+        blocks, files = (self._number(f"SELECT {what}") for what in ("sum(blocks) FROM inode", "count(*) FROM inode"))
+        return StatFs(blocks, 0, files, 0)
+
+    def _number(self, query: str) -> int:
+        row = self._database.one(query)
+        return int(row[0]) if row and row[0] else 0
+
     def close(self) -> None:
         """Close the database; what was not synced is dropped."""
         self._database.close()

@@ -17,9 +17,10 @@ from pyfuse3 import EntryAttributes, FileInfo
 
 from fusevol.fs.layout import BLOCK, ROOT
 from fusevol.mount.nodes import CONTROL_NODE, Node
+from fusevol.mount.quiesce import parse_seconds
 from fusevol.mount.served import Served, snapshot_record
 
-__all__ = ["Control"]
+__all__ = ["Control", "NoControl"]
 
 _PREFIX = b"user.fusevol."
 _SNAPSHOTS = CONTROL_NODE + 1
@@ -45,6 +46,9 @@ class Control:
             b"restore": (self._last_restore, self._restore),
             b"delete-snapshot": (None, served.delete_snapshot),
             b"flush": (self._durability, self._flush),
+            b"quiesce": (self._quiesced, self._quiesce),
+            b"unquiesce": (self._quiesced, self._unquiesce),
+            b"reclaim": (self._reclaimable, self._reclaim),
             b"size": (self._size, self._resize),
             b"used_size": (served.used_size, None),
             b"active_requests": (self._active_count, None),
@@ -208,6 +212,21 @@ class Control:
     async def _flush(self, _: str) -> None:
         await self._served.flush()
 
+    async def _reclaim(self, _: str) -> None:
+        await self._served.reclaim()
+
+    async def _reclaimable(self) -> object:
+        return (await self._served.volume.usage()).reclaimable
+
+    async def _quiesce(self, text: str) -> None:
+        await self._served.hold(parse_seconds(text))
+
+    async def _unquiesce(self, _: str) -> None:
+        self._served.quiesce.end("unquiesced")
+
+    async def _quiesced(self) -> object:
+        return self._served.quiesce.state()
+
     async def _resize(self, text: str) -> None:
         if not text.isascii() or not text.isdigit():
             raise OSError(errno.EINVAL, "not a number of bytes")
@@ -253,6 +272,25 @@ class Control:
 
     async def _snapshots(self) -> object:
         return [snapshot["name"] for snapshot in self._served.snapshot_list()]
+
+
+class NoControl(Control):
+    """What a mount has that is to have no control files and no attributes of its own either."""
+
+    def __init__(self) -> None:
+        self.enabled = False
+
+    def owns(self, node: int) -> bool:
+        """No node is one of these."""
+        return False
+
+    async def getxattr(self, name: bytes) -> bytes | None:
+        """None: all attributes are ordinary ones."""
+        return None
+
+    async def setxattr(self, name: bytes, value: bytes, uid: int) -> bool:
+        """False: all attributes are ordinary ones."""
+        return False
 
 
 def _text(value: Any) -> bytes:

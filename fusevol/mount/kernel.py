@@ -11,6 +11,7 @@ import contextlib
 import errno
 import logging
 import os
+import select
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,11 +28,13 @@ from fusevol.mount.mounttable import Mount, find, mounts, resolve
 
 __all__ = [
     "abort",
+    "ended",
     "forget_names",
     "in_thread",
     "invalidate_entry",
     "invalidate_inode",
     "set_dirty_share",
+    "set_max_background",
     "set_read_ahead",
     "sync_filesystem",
 ]
@@ -161,6 +164,27 @@ def abort(mountpoint: Path) -> None:
             return  # The connection has ended already.
         except PermissionError as error:
             raise NotSupported(f'aborting "{mountpoint}" is not allowed', hint="try as root") from error
+
+
+def ended(device: int) -> bool:
+    """Whether the connection of an open /dev/fuse has ended: its mount is gone, or was aborted."""
+    poller = select.poll()
+    poller.register(device, 0)
+    return bool(poller.poll(0))
+
+
+def set_max_background(mounted: Mount, count: int) -> bool:
+    """Set how many requests of its own (read-ahead, write-back) the kernel has under way at once in a mount.
+
+    False where that is not allowed, or the mount has gone. Blocks, but not for the mount.
+    """
+    try:
+        with _fusectl() as control:
+            Path(control, str(mounted.device[1]), "max_background").write_text(f"{count}\n")
+    except (OSError, NotSupported) as error:
+        log.debug("the requests that the kernel has under way stay as they are: %s", error)
+        return False
+    return True
 
 
 @contextlib.contextmanager

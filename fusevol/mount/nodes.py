@@ -45,15 +45,23 @@ class Node(NamedTuple):
 
 
 class Nodes:
-    """The live tree and the snapshots that are being looked at."""
+    """The live tree and the snapshots that are being looked at. Or a snapshot in place of the live tree."""
 
-    def __init__(self, filesystem: Filesystem) -> None:
-        self.filesystem = filesystem
+    def __init__(self, tree: ReadOnlyFilesystem) -> None:
+        #: What is at the root.
+        self.tree = tree
         self.generation = 0
         self.snapshots: dict[int, ReadOnlyFilesystem] = {}
 
         #: Set while a restore replaces the live tree.
         self._replacing: trio.Event | None = None
+
+    @property
+    def filesystem(self) -> Filesystem:
+        """The live tree, which may be written. Raises OSError(EROFS) where a snapshot is in its place."""
+        if not isinstance(self.tree, Filesystem):
+            raise OSError(errno.EROFS, "a snapshot")
+        return self.tree
 
     @contextmanager
     def replacement(self) -> Iterator[None]:
@@ -88,7 +96,7 @@ class Nodes:
         """The filesystem that has the node, for reading. Raises OSError(ESTALE)."""
         where = self.split(node)
         if not where.snapshot:
-            return where, self.filesystem
+            return where, self.tree
         filesystem = self.snapshots.get(where.snapshot)
         if filesystem is None:
             raise OSError(errno.ESTALE, "a snapshot that is not open any more")
@@ -103,11 +111,12 @@ class Nodes:
 
     def replaced(self, filesystem: Filesystem) -> None:
         """The live tree was restored: earlier ids are stale from now on."""
-        self.filesystem = filesystem
+        self.tree = filesystem
         self.generation += 1
 
     def forget(self, node: int) -> None:
         """The kernel forgot it."""
         if node & _SNAPSHOT or node == ROOT or node >> _GENERATION_SHIFT != self.generation:
             return
-        self.filesystem.forget(node & _INO)
+        if isinstance(self.tree, Filesystem):
+            self.tree.forget(node & _INO)

@@ -10,7 +10,8 @@ import functools
 import os
 import stat
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 import pyfuse3
@@ -26,6 +27,7 @@ from fusevol.fs.xattrs import hidden
 from fusevol.mount.control import Control
 from fusevol.mount.nodes import CONTROL_NAME, Node, Nodes
 from fusevol.mount.privileges import drop_privileges, in_group
+from fusevol.mount.quiesce import Quiesce
 from fusevol.mount.requests import Requests
 
 __all__ = ["VolumeOperations"]
@@ -40,6 +42,15 @@ _DOTS = 2
 
 def handler(function: F) -> F:
     """Count the request, and let nothing but FUSEError out."""
+    return _counted(function, changes=False)
+
+
+def change(function: F) -> F:
+    """As `handler`, for a request that changes the live tree: it waits while changes are held back."""
+    return _counted(function, changes=True)
+
+
+def _counted(function: F, *, changes: bool) -> F:
     name = function.__name__
 
     @functools.wraps(function)
@@ -49,7 +60,11 @@ def handler(function: F) -> F:
         try:
             if self.control.owns(node):
                 return await function(self, node, *args)
-            await nodes.settled()
+            if changes:
+                await self.allowed()
+                self.quiesce.enter()
+            else:
+                await nodes.settled()
             generation = nodes.generation
             try:
                 return await function(self, node, *args)
@@ -59,6 +74,9 @@ def handler(function: F) -> F:
                     raise
                 # It failed since a restore took the tree away: the new one says what becomes of it.
                 return await function(self, node, *args)
+            finally:
+                if changes:
+                    self.quiesce.leave()
         except FUSEError:
             raise
         except OSError as error:
@@ -85,14 +103,35 @@ class VolumeOperations(pyfuse3.Operations):
     #: `create` and its like do, as default ACLs demand.
     applies_umask = True
 
-    def __init__(self, nodes: Nodes, control: Control, requests: Requests, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, nodes: Nodes, control: Control, requests: Requests, quiesce: Quiesce, report: Callable[[str], None]
+    ) -> None:
         super().__init__()
         self.nodes = nodes
+        self.quiesce = quiesce
         self.control = control
         self.requests = requests
         self.report = report
 
     # -- helpers ----------------------------------------------------------------------------------
+
+    async def allowed(self) -> None:
+        """Wait until the live tree is there to be changed, and may be."""
+        while True:
+            await self.quiesce.allowed()
+            await self.nodes.settled()
+            if not self.quiesce.held:
+                return
+
+    @asynccontextmanager
+    async def _changing(self) -> AsyncIterator[None]:
+        """What `change` does, for a part of a request."""
+        await self.allowed()
+        self.quiesce.enter()
+        try:
+            yield
+        finally:
+            self.quiesce.leave()
 
     def _live(self, node: int) -> tuple[Filesystem, int]:
         """The live filesystem and the inode number, for a change. Raises OSError(EROFS, ESTALE)."""
@@ -137,18 +176,18 @@ class VolumeOperations(pyfuse3.Operations):
             missing.entry_timeout = _CACHE_SECONDS
             return missing
 
-    @handler
+    @change
     async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
         filesystem, ino = self._live(parent)
         return self._reply(parent, filesystem.create(ino, name, mode, _caller(ctx), rdev=rdev))
 
-    @handler
+    @change
     async def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         self._check_name(parent, name)
         filesystem, ino = self._live(parent)
         return self._reply(parent, filesystem.create(ino, name, stat.S_IFDIR | (mode & 0o7777), _caller(ctx)))
 
-    @handler
+    @change
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
@@ -159,29 +198,29 @@ class VolumeOperations(pyfuse3.Operations):
         entry = self._reply(parent, inode)
         return FileInfo(fh=entry.st_ino, keep_cache=True), entry
 
-    @handler
+    @change
     async def symlink(self, parent: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
         self._check_name(parent, name)
         filesystem, ino = self._live(parent)
         return self._reply(parent, filesystem.symlink(ino, name, target, _caller(ctx)))
 
-    @handler
+    @change
     async def link(self, node: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         self._check_name(parent, name)
         filesystem, ino = self._live(node)
         return self._reply(node, filesystem.link(ino, self._live(parent)[1], name))
 
-    @handler
+    @change
     async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
         filesystem, ino = self._live(parent)
         filesystem.unlink(ino, name)
 
-    @handler
+    @change
     async def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
         filesystem, ino = self._live(parent)
         filesystem.rmdir(ino, name)
 
-    @handler
+    @change
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: RequestContext
     ) -> None:
@@ -228,7 +267,7 @@ class VolumeOperations(pyfuse3.Operations):
 
     @handler
     async def fsyncdir(self, handle: int, datasync: bool) -> None:
-        await self._live(handle)[0].sync()
+        await self._sync(handle)
 
     # -- attributes -------------------------------------------------------------------------------
 
@@ -239,7 +278,7 @@ class VolumeOperations(pyfuse3.Operations):
         where, filesystem = self.nodes.find(node)
         return self._attributes(filesystem.get(where.ino), where)
 
-    @handler
+    @change
     async def setattr(
         self, node: int, attr: EntryAttributes, fields: SetattrFields, handle: int | None, ctx: RequestContext
     ) -> EntryAttributes:
@@ -279,9 +318,11 @@ class VolumeOperations(pyfuse3.Operations):
     async def setxattr(self, node: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         if self.nodes.is_root(node) and await self.control.setxattr(name, value, ctx.uid):
             return
-        filesystem, ino = self._live(node)
-        member = name != acl.ACCESS or in_group(filesystem.get(ino).gid, ctx)
-        filesystem.setxattr(ino, name, value, member=member)
+        # Not the whole of it: commands given as attributes go on while changes wait, or wait for changes.
+        async with self._changing():
+            filesystem, ino = self._live(node)
+            member = name != acl.ACCESS or in_group(filesystem.get(ino).gid, ctx)
+            filesystem.setxattr(ino, name, value, member=member)
 
     @handler
     async def listxattr(self, node: int, ctx: RequestContext) -> Sequence[bytes]:
@@ -290,7 +331,7 @@ class VolumeOperations(pyfuse3.Operations):
         where, filesystem = self.nodes.find(node)
         return [name for name in filesystem.listxattr(where.ino) if not hidden(name, ctx.uid)]
 
-    @handler
+    @change
     async def removexattr(self, node: int, name: bytes, ctx: RequestContext) -> None:
         filesystem, ino = self._live(node)
         filesystem.removexattr(ino, name)
@@ -305,6 +346,12 @@ class VolumeOperations(pyfuse3.Operations):
     async def open(self, node: int, flags: int, ctx: RequestContext) -> FileInfo:
         if self.control.owns(node):
             return self.control.open(node, flags)
+        if flags & os.O_TRUNC:
+            async with self._changing():
+                return await self._open(node, flags, ctx)
+        return await self._open(node, flags, ctx)
+
+    async def _open(self, node: int, flags: int, ctx: RequestContext) -> FileInfo:
         where, filesystem = self.nodes.find(node)
         if where.snapshot and flags & os.O_ACCMODE != os.O_RDONLY:
             raise OSError(errno.EROFS, "a snapshot")
@@ -335,7 +382,7 @@ class VolumeOperations(pyfuse3.Operations):
         self.requests.counters.read_bytes += len(data)
         return cast(bytes, data)  # pyfuse3 takes any buffer
 
-    @handler
+    @change
     async def write(self, handle: int, offset: int, data: Buffer) -> int:
         if self.control.owns(handle):
             await self.control.write(handle, bytes(data))
@@ -353,7 +400,12 @@ class VolumeOperations(pyfuse3.Operations):
     @handler
     async def fsync(self, handle: int, datasync: bool) -> None:
         if not self.control.owns(handle):
-            await self._live(handle)[0].sync()
+            await self._sync(handle)
+
+    async def _sync(self, node: int) -> None:
+        _, filesystem = self.nodes.find(node)
+        if isinstance(filesystem, Filesystem):  # of a snapshot everything is durable
+            await filesystem.sync()
 
     @handler
     async def release(self, handle: int) -> None:
@@ -375,7 +427,7 @@ class VolumeOperations(pyfuse3.Operations):
 
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         await self.nodes.settled()
-        numbers = self.nodes.filesystem.statfs()
+        numbers = self.nodes.tree.statfs()
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = BLOCK
         data.f_blocks, data.f_bfree, data.f_bavail = numbers.blocks, numbers.free, numbers.free

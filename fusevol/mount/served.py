@@ -8,10 +8,11 @@ from typing import Any
 
 import trio
 
-from fusevol.errors import FusevolError, InvalidArgument, errno_of
+from fusevol.errors import FusevolError, InvalidArgument, VolumeBusy, errno_of
 from fusevol.fs import ReadOnlyFilesystem, load_filesystem, open_snapshot
 from fusevol.log import LogVolume, Snapshot
 from fusevol.mount.nodes import Nodes
+from fusevol.mount.quiesce import Quiesce
 from fusevol.mount.requests import Requests
 
 __all__ = ["Served"]
@@ -24,6 +25,7 @@ class Served:
 
     sync_kernel: makes the kernel hand over what it holds back (syncfs), without blocking the loop.
     forget_tree: makes the kernel forget all it knows of the tree, given the names in the root before and after.
+    check_unused: raises VolumeBusy for the name of a snapshot that is in use outside of this process.
     """
 
     def __init__(
@@ -31,19 +33,23 @@ class Served:
         volume: LogVolume,
         nodes: Nodes,
         requests: Requests,
+        quiesce: Quiesce,
         name: str,
         sync_kernel: Callable[[], Awaitable[None]],
         forget_tree: Callable[[set[bytes]], Awaitable[None]],
+        check_unused: Callable[[str], Awaitable[None]],
     ) -> None:
         self.volume = volume
         self.nodes = nodes
         self.requests = requests
+        self.quiesce = quiesce
         self.name = name
         self.last_snapshot: Snapshot | None = None
         self.last_restore: dict[str, str] | None = None
         self.commit_error: FusevolError | None = None
         self._sync_kernel = sync_kernel
         self._forget_tree = forget_tree
+        self._check_unused = check_unused
         self._views: dict[int, AsyncExitStack] = {}
         self._changing = trio.Lock()
 
@@ -61,20 +67,57 @@ class Served:
                     self.commit_error = error
 
     async def flush(self) -> None:
-        """Make everything durable that was written before the call, through the kernel too."""
-        await self._sync_kernel()
+        """Make everything durable that was written before the call, through the kernel too.
+
+        Raises VolumeBusy while changes are held back: of those that the kernel holds none could be made durable.
+        """
+        async with self._changing:
+            self._refuse_if_quiesced()
+            await self._sync_kernel()
         await self.nodes.filesystem.sync()
 
-    async def snapshot(self, name: str, labels: dict[str, str]) -> Snapshot:
-        """Take a snapshot with every write that returned before the call. Raises as `LogVolume.snapshot`."""
+    async def hold(self, seconds: float) -> None:
+        """Make everything durable, and hold back all changes for at most so many seconds; again, to prolong that.
+
+        Raises as `flush`, and OSError(ECANCELED) where that ended before it had quite begun; then nothing is held.
+        """
         async with self._changing:
+            if self.quiesce.held:
+                self.quiesce.prolong(seconds)
+                return
+            # Before changes are held back, since it waits for them.
             await self._sync_kernel()
+            try:
+                await self.quiesce.hold(seconds)
+                await self.nodes.filesystem.sync()
+                # Making it durable took some of the time.
+                self.quiesce.confirm(seconds)
+            except BaseException:
+                self.quiesce.end("it could not be made durable")
+                raise
+
+    def _refuse_if_quiesced(self) -> None:
+        if self.quiesce.held:
+            raise VolumeBusy(f'volume "{self.name}" is quiesced')
+
+    async def snapshot(self, name: str, labels: dict[str, str]) -> Snapshot:
+        """Take a snapshot with every write that returned before the call, or before changes were held back.
+
+        Raises as `LogVolume.snapshot`.
+        """
+        async with self._changing:
+            if not self.quiesce.held:
+                await self._sync_kernel()
             self.last_snapshot = await self.nodes.filesystem.snapshot(name, labels)
             return self.last_snapshot
 
     async def restore(self, name: str) -> Snapshot:
-        """Turn the live tree to a snapshot; return the safety snapshot. Raises as `LogVolume.restore`."""
+        """Turn the live tree to a snapshot; return the safety snapshot.
+
+        Raises VolumeBusy while changes are held back, and as `LogVolume.restore`.
+        """
         async with self._changing:
+            self._refuse_if_quiesced()
             await self._sync_kernel()
             with self.nodes.replacement():
                 before = self._root_names()
@@ -88,7 +131,11 @@ class Served:
         return {entry.name for entry in self.nodes.filesystem.entries(1, most=1 << 40)}
 
     async def resize(self, size: int) -> None:
-        """Set the quota in bytes, 0 for none; durable when it returns. Raises InvalidArgument below what is used."""
+        """Set the quota in bytes, 0 for none; durable when it returns.
+
+        Raises InvalidArgument below what is used, VolumeBusy while changes are held back.
+        """
+        self._refuse_if_quiesced()
         filesystem = self.nodes.filesystem
         if size and size < filesystem.used_size:
             raise InvalidArgument(f"the volume holds {filesystem.used_size} bytes, and cannot be made smaller")
@@ -96,12 +143,25 @@ class Served:
         await filesystem.sync()
 
     async def delete_snapshot(self, name: str) -> None:
-        """Delete a snapshot that nobody has open. Raises as `LogVolume.delete_snapshot`."""
+        """Delete a snapshot that nobody has open. Raises as `LogVolume.delete_snapshot`.
+
+        Who begins to use it from outside at this very moment may find it gone: an error, never wrong data, since all
+        that is read is compared with its checksum.
+        """
         async with self._changing:
+            await self._check_unused(name)
             for snapshot in self.volume.snapshots():
                 if snapshot.name == name:
                     await self.close_snapshot(snapshot.id)
             await self.volume.delete_snapshot(name)
+
+    async def reclaim(self) -> None:
+        """Give back all dead space there is. Raises VolumeBusy while changes are held back, and as `flush`."""
+        async with self._changing:
+            self._refuse_if_quiesced()
+            # What files let go of is dead once the commit that says so is durable.
+            await self.nodes.filesystem.sync()
+            await self.volume.reclaim()
 
     # -- snapshots in the mount -------------------------------------------------------------------
 

@@ -1,9 +1,10 @@
 """A volume from its backend to its mountpoint, for as long as the mount lasts."""
 
+import dataclasses
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,24 +12,40 @@ import trio
 
 from fusevol.backends.base import Backend
 from fusevol.errors import NotSupported
-from fusevol.fs import Filesystem, load_filesystem
+from fusevol.fs import Filesystem, load_filesystem, open_snapshot
 from fusevol.fs.layout import ROOT
 from fusevol.log import LogOptions, LogVolume, open_volume
-from fusevol.mount.control import Control
-from fusevol.mount.kernel import forget_names, invalidate_entry, invalidate_inode, sync_filesystem
+from fusevol.mount.control import Control, NoControl
+from fusevol.mount.kernel import (
+    ended,
+    forget_names,
+    in_thread,
+    invalidate_entry,
+    invalidate_inode,
+    set_max_background,
+    sync_filesystem,
+)
+from fusevol.mount.mounttable import Mount, find, mounts, resolve
 from fusevol.mount.nodes import Nodes
 from fusevol.mount.operations import VolumeOperations
 from fusevol.mount.options import MountOptions
+from fusevol.mount.quiesce import Quiesce
 from fusevol.mount.requests import Requests
 from fusevol.mount.served import Served
 from fusevol.mount.session import serve
 
-__all__ = ["serve_volume"]
+__all__ = ["serve_snapshot", "serve_volume"]
 
 log = logging.getLogger(__name__)
 
 #: Seconds that a restore waits for the kernel to forget the tree before, where that has to be done by name.
 _FORGET_SECONDS = 1.0
+#: How many requests are served while as many changes wait as may, when a volume is quiesced.
+_SERVED_WHILE_QUIESCED = 32
+
+
+async def _always_unused(_: str) -> None:
+    """Nobody else uses any snapshot."""
 
 
 async def serve_volume(
@@ -42,14 +59,26 @@ async def serve_volume(
     control: str = "rw",
     options: MountOptions | None = None,
     log_options: LogOptions | None = None,
+    check_unused: Callable[[str], Awaitable[None]] = _always_unused,
 ) -> None:
     """Attach a volume, mount it, and serve it until it is unmounted or this is cancelled; then make all durable.
 
     size: the quota in bytes, 0 for none. control: "rw", "ro" or "off". ready: called once the mount answers.
+    check_unused: called before a snapshot of that name is deleted; raises VolumeBusy where others have it mounted.
 
     Raises as `open_volume`, `load_filesystem` and `session.serve`. When it returns without an error, everything that
     was written is durable.
     """
+    _check_backend(backend, volume_id, name)
+    async with open_volume(backend, volume_id, options=log_options) as volume:
+        filesystem = await load_filesystem(volume)
+        if filesystem.size != size:
+            filesystem.resize(size)
+        options = options or MountOptions(fsname=name)
+        await _serve(volume, filesystem, mountpoint, name, ready, control, options, check_unused)
+
+
+def _check_backend(backend: Backend, volume_id: str, name: str) -> None:
     try:
         # Metadata are read this way: a store that cannot must not get a filesystem that it could not mount again.
         backend.read_blocking(volume_id, 0, 0)
@@ -57,11 +86,39 @@ async def serve_volume(
         raise NotSupported(
             f'volume "{name}" cannot be mounted: {error}', hint="only pools on a local file system can be, so far"
         ) from error
-    async with open_volume(backend, volume_id, options=log_options) as volume:
-        filesystem = await load_filesystem(volume)
-        if filesystem.size != size:
-            filesystem.resize(size)
-        await _serve(volume, filesystem, mountpoint, name, ready, control, options or MountOptions(fsname=name))
+
+
+async def serve_snapshot(
+    backend: Backend,
+    volume_id: str,
+    snapshot: str,
+    mountpoint: Path,
+    *,
+    name: str,
+    ready: Callable[[], None],
+    options: MountOptions,
+) -> None:
+    """Mount one snapshot of a volume, read-only, and serve it until it is unmounted or this is cancelled.
+
+    The volume is not attached: it may be mounted elsewhere, and written. Whoever calls this has to keep the snapshot
+    from being deleted. name: how the mount calls it.
+
+    Raises SnapshotNotFound, and as `open_volume` for reading, `open_snapshot` and `session.serve`.
+    """
+    _check_backend(backend, volume_id, name)
+    async with open_volume(backend, volume_id, read_only=True) as volume, volume.view(snapshot) as view:
+        tree = await open_snapshot(view)
+        try:
+            # Nothing changes here, so there is nothing to hold back, either.
+            quiesce = Quiesce(lambda: False, _nothing, 1)
+            operations = VolumeOperations(Nodes(tree), NoControl(), Requests(), quiesce, log.error)
+            await serve(operations, mountpoint, dataclasses.replace(options, read_only=True), ready=ready)
+        finally:
+            tree.close()
+
+
+async def _nothing(_: bool) -> None:
+    """Nothing to be done."""
 
 
 async def _serve(
@@ -72,12 +129,24 @@ async def _serve(
     ready: Callable[[], None],
     control: str,
     options: MountOptions,
+    check_unused: Callable[[str], Awaitable[None]],
 ) -> None:
     device: int | None = None
+    mounted: Mount | None = None
 
     def connected(fd: int) -> None:
-        nonlocal device
-        device = fd
+        nonlocal device, mounted
+        device, mounted = fd, find(resolve(mountpoint))
+
+    def gone() -> bool:
+        # By its number: a mount that was moved, or is on a second path as well, is still there.
+        there = mounted is None or any(mount.device == mounted.device for mount in mounts())
+        return not there or (device is not None and ended(device))
+
+    async def widen(wide: bool) -> None:
+        if mounted is not None:
+            where, count = mounted, options.max_tasks if wide else options.max_background
+            await in_thread(lambda: set_max_background(where, count))
 
     async def sync_kernel() -> None:
         try:
@@ -106,11 +175,15 @@ async def _serve(
             await invalidate_inode(ROOT)
 
     nodes, requests = Nodes(filesystem), Requests()
-    served = Served(volume, nodes, requests, name, sync_kernel, forget_tree)
-    operations = VolumeOperations(nodes, Control(served, control, os.geteuid(), os.getegid()), requests, log.error)
+    quiesce = Quiesce(gone, widen, max(1, options.max_tasks - _SERVED_WHILE_QUIESCED))
+    served = Served(volume, nodes, requests, quiesce, name, sync_kernel, forget_tree, check_unused)
+    files = Control(served, control, os.geteuid(), os.getegid())
+    operations = VolumeOperations(nodes, files, requests, quiesce, log.error)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(served.commit_forever)
+            # When this is cancelled, what waits goes on first, or unmounting would wait for it.
+            nursery.start_soon(quiesce.run)
             try:
                 await serve(operations, mountpoint, options, ready=ready, connected=connected)
             finally:

@@ -16,7 +16,7 @@ VOLUME_KEYS = {
     "name", "id", "kind", "parent", "state", "size", "pool", "labels", "sticky", "created", "mounted_on",
     "snapshots", "error",
 }  # fmt: skip
-SNAPSHOT_KEYS = {"name", "id", "volume", "created", "automatic", "labels"}
+SNAPSHOT_KEYS = {"name", "id", "volume", "created", "automatic", "labels", "mounted_on"}
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 

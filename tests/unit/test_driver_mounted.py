@@ -115,7 +115,14 @@ async def test_a_mounted_volume_is_measured_and_verified_in_use(driver: LocalDri
     report = await driver.upkeep.check(volume)
     assert report.problems == ()
     assert report.verified >= 1 << 20
-    assert (await driver.upkeep.gc(volume)).note.startswith("mounted")
+    await in_thread((mount / "file").unlink)
+    done = await driver.upkeep.gc(volume)
+    assert done.note == ""
+    assert done.freed >= 1 << 20
+    assert int(str(await in_thread(text, mount / ".fusevol" / "reclaim"))) < 1 << 16
+    await in_thread((mount / ".fusevol" / "quiesce").write_text, "60")
+    assert "busy" in (await driver.upkeep.gc(volume)).note
+    await in_thread((mount / ".fusevol" / "unquiesce").write_text, "1")
     assert (await driver.upkeep.overview()).mounted == 1
 
 

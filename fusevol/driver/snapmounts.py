@@ -1,0 +1,64 @@
+"""Mounts of snapshots, as the snapshots' records have them.
+
+A snapshot is mounted by itself without its volume being attached: nothing is written, so it can be on several paths,
+each served by a process of its own. As with volumes, a process that has died has nothing mounted any more, whatever
+the record says.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import msgspec
+
+from fusevol.api import Volume, VolumeState
+from fusevol.driver.attachment import believed, this_node
+from fusevol.errors import VolumeBusy
+from fusevol.store.processes import Process
+
+__all__ = ["believed_snapshot", "mounted", "refuse_if_mounted", "servers", "unmounted"]
+
+
+def servers(snapshot: Volume) -> dict[str, Process]:
+    """The paths a snapshot is mounted on, and the living processes that serve them."""
+    found = {}
+    for path, text in snapshot.attach_info.items():
+        try:
+            process = msgspec.json.decode(text, type=Process)
+        except msgspec.MsgspecError:
+            continue
+        if process.alive:
+            found[path] = process
+    return found
+
+
+def _with(snapshot: Volume, found: Mapping[str, Process]) -> Volume:
+    info = {path: msgspec.json.encode(process).decode() for path, process in found.items()}
+    state = VolumeState.ATTACHED if found else VolumeState.AVAILABLE
+    node = this_node() if found else ""
+    return msgspec.structs.replace(snapshot, state=state, attached_on=node, attach_path=tuple(found), attach_info=info)
+
+
+def believed_snapshot(volume: Volume) -> Volume:
+    """The record of a snapshot as far as it is true; of a volume, as `attachment.believed`."""
+    return _with(volume, servers(volume)) if volume.is_snapshot else believed(volume)
+
+
+def mounted(snapshot: Volume, path: str, server: Process) -> Volume:
+    """The record of a snapshot that `server` mounts on one more path."""
+    changed = _with(snapshot, {**servers(snapshot), path: server})
+    return msgspec.structs.replace(changed, attach_time=datetime.now(UTC))
+
+
+def unmounted(snapshot: Volume, path: str, error: str = "") -> Volume:
+    """The record of a snapshot that is not mounted on a path any more. error: what went wrong, if anything."""
+    found = {where: server for where, server in servers(snapshot).items() if where != path}
+    return msgspec.structs.replace(_with(snapshot, found), detach_time=datetime.now(UTC), error=error)
+
+
+def refuse_if_mounted(volume_name: str, snapshot: Volume, what: str) -> None:
+    """Raise VolumeBusy for a snapshot that is mounted by itself; `what` says what cannot be done."""
+    for path in servers(snapshot):
+        raise VolumeBusy(
+            f'snapshot "{volume_name}@{snapshot.locator.name}" is mounted on {path}, and cannot be {what}',
+            hint=f"unmount it first: fusevol umount {path}",
+        )
