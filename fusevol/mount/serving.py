@@ -16,6 +16,7 @@ from fusevol.fs.layout import ROOT
 from fusevol.log import LogOptions, LogVolume, open_volume
 from fusevol.mount.control import Control
 from fusevol.mount.kernel import forget_names, invalidate_entry, invalidate_inode, sync_filesystem
+from fusevol.mount.mounttable import Mount, find, places, resolve
 from fusevol.mount.nodes import Nodes
 from fusevol.mount.operations import VolumeOperations
 from fusevol.mount.options import MountOptions
@@ -74,19 +75,23 @@ async def _serve(
     options: MountOptions,
 ) -> None:
     device: int | None = None
+    mounted: Mount | None = None
 
     def connected(fd: int) -> None:
-        nonlocal device
-        device = fd
+        nonlocal device, mounted
+        device, mounted = fd, find(resolve(mountpoint))
 
     async def sync_kernel() -> None:
+        # It may have been mounted on a second path since, and unmounted from the first.
+        seen = places(mounted.device) if mounted else []
+        where = seen[0].mountpoint if seen else mountpoint
         try:
-            await sync_filesystem(mountpoint)
+            await sync_filesystem(where)
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise
             # Somebody wrote to a file of a tree that a restore replaced, and was told; that is told here once more.
-            await sync_filesystem(mountpoint)
+            await sync_filesystem(where)
 
     async def forget_by_name(names: set[bytes], done: trio.Event) -> None:
         # Below the root nothing is reachable any more once its names are forgotten: their ids are stale.
