@@ -5,6 +5,7 @@ import select
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import trio
 
 from fusevol.api import Volume
@@ -13,6 +14,7 @@ from fusevol.driver.context import Context
 from fusevol.driver.control import Control
 from fusevol.driver.mounts import detach_dead, is_ours, mount_at
 from fusevol.errors import BackendError, InvalidArgument, NotSupported, VolumeBusy, VolumeDetached
+from fusevol.mount.mounttable import places
 from fusevol.store.processes import Process
 
 __all__ = ["Mounting"]
@@ -27,11 +29,16 @@ class Mounting:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    async def mount(self, volume_id: str, path: str, options: Mapping[str, str] | None = None) -> Volume:
+    async def mount(
+        self, volume_id: str, path: str, options: Mapping[str, str] | None = None, *, again: bool = False
+    ) -> Volume:
         """Mount a volume on a directory, and return its record. Mounting where it is mounted already is no error.
 
-        options: as of mount(8), flags with the value "". Raises VolumeNotFound, VolumeBusy (it, or the directory, is
-        in use), InvalidArgument (the directory, an option), CorruptData, NotSupported, BackendError.
+        options: as of mount(8), flags with the value ""; they come after those of the volume's spec. again: where it
+        is mounted on another path, show that mount here too, with its options.
+
+        Raises VolumeNotFound, VolumeBusy (it, or the directory, is in use), InvalidArgument (the directory, an
+        option), CorruptData, NotSupported, BackendError.
         """
         from fusevol.driver.server import mount_options, serve_mount
         from fusevol.mount.attaching import check_mountpoint
@@ -45,11 +52,14 @@ class Mounting:
                     f'snapshot "{name}" cannot be mounted by itself',
                     hint="look into .fusevol/snapshots of its volume's mount, or mount a clone of it",
                 )
-            mount_options(dict(options or {}), name)
+            options = {**volume.spec.mount_options, **(options or {})}
+            mount_options(options, name)
             if volume.attached_on:
                 if path in volume.attach_path and self._context.control(volume):
                     return volume
-                self._context.refuse_if_mounted(volume, "mounted twice")
+                if not again or not self._context.control(volume):
+                    self._context.refuse_if_mounted(volume, "mounted twice")
+                return await self._mount_again(volume, path)
             # Whichever volume it was of: nobody can use it any more.
             await trio.to_thread.run_sync(detach_dead, path)
             # Before anything of the volume is touched: most mistakes are made here.
@@ -61,10 +71,34 @@ class Mounting:
             )
             return await self._context.store.get_vol(volume_id)
 
+    async def _mount_again(self, volume: Volume, path: str) -> Volume:
+        """Show the mount of a held volume on one more path."""
+        from fusevol.mount.attaching import check_mountpoint
+        from fusevol.mount.syscalls import MountFlag, mount
+
+        first = volume.attach_path[0]
+        await trio.to_thread.run_sync(detach_dead, path)
+        await trio.to_thread.run_sync(check_mountpoint, Path(path))
+        # First the record, in which a path without a mount means nothing.
+        after = await self._context.change(volume.id, lambda now: _with(now, path))
+        try:
+            await trio.to_thread.run_sync(lambda: mount(first, Path(path), "none", MountFlag.BIND, ""))
+        except OSError as error:
+            await self._context.change(volume.id, lambda now: _without(now, path))
+            if isinstance(error, PermissionError):
+                raise NotSupported(f'"{first}" is mounted, and only root can mount it on "{path}" as well') from error
+            raise BackendError(f'mounting on "{path}" failed: {error.strerror}') from error
+        return after
+
     def arguments(self, volume: Volume, path: str, options: Mapping[str, str] | None) -> dict[str, object]:
         """What the serving process is to be told."""
         home = str(Path(self._context.home.path).absolute())
-        return {"home": home, "volume_id": volume.id, "path": path, "options": dict(options or {})}
+        return {
+            "home": home,
+            "volume_id": volume.id,
+            "path": path,
+            "options": {**volume.spec.mount_options, **(options or {})},
+        }
 
     async def mounted_at(self, path: str) -> str:
         """The id of the volume mounted on a path, or "" if there is none."""
@@ -88,18 +122,25 @@ class Mounting:
     async def unmount(self, volume_id: str, path: str = "") -> None:
         """Unmount a volume; everything written to it is durable when this returns.
 
-        path: where, if it matters. Raises VolumeNotFound, VolumeDetached (not mounted, or not there), VolumeBusy (in
-        use), BackendError (what was written last may not be durable).
+        path: where, if it matters. Where it is mounted on others as well, it stays so. Raises VolumeNotFound,
+        VolumeDetached (not mounted), InvalidArgument (not there, but elsewhere), VolumeBusy (in use), BackendError
+        (what was written last may not be durable).
         """
         volume = await self._context.store.get_vol(volume_id)
         name, server = volume.locator.name, server_of(volume)
         async with self._context.hold(volume_id) as volume:
             where = absolute(path) if path else next(iter(volume.attach_path), "")
-            if not volume.attached_on or where not in volume.attach_path:
-                at = f" on {where}" if path else ""
-                raise VolumeDetached(f'volume "{name}" is not mounted{at}')
+            if not volume.attached_on or not where:
+                raise VolumeDetached(f'volume "{name}" is not mounted')
+            if where not in volume.attach_path:
+                elsewhere = " and ".join(volume.attach_path)
+                raise InvalidArgument(f'volume "{name}" is not mounted on {where}, but on {elsewhere}')
+            mounted = mount_at(where)
         # Not held from here on: the serving process ends by itself, which may take as long as the last writes do.
         await trio.to_thread.run_sync(lambda: _unmount(where, name))
+        if mounted and places(mounted.device):
+            await self._context.change(volume_id, lambda now: _without(now, where))
+            return
         if server is not None:
             await trio.to_thread.run_sync(lambda: _wait(server, name))
         after = await self._context.store.get_vol(volume_id)
@@ -113,6 +154,16 @@ def absolute(path: str) -> str:
         raise InvalidArgument(f"{path!r} is no path")
     parent, last = os.path.split(os.path.abspath(path))
     return os.path.normpath(os.path.join(os.path.realpath(parent), last))
+
+
+def _with(volume: Volume, path: str) -> Volume:
+    before = _without(volume, path)
+    return msgspec.structs.replace(before, attach_path=(*before.attach_path, path))
+
+
+def _without(volume: Volume, path: str) -> Volume:
+    left = tuple(other for other in volume.attach_path if other != path)
+    return msgspec.structs.replace(volume, attach_path=left)
 
 
 def _unmount(path: str, name: str) -> None:
