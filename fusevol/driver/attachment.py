@@ -70,9 +70,11 @@ def believed(volume: Volume) -> Volume:
     server = server_of(volume)
     if server is None or not server.alive:
         return detached(volume)
-    if not is_mounted(volume):
+    paths = tuple(path for path in volume.attach_path if is_ours(mount_at(path)))
+    if not paths:
         return msgspec.structs.replace(volume, state=VolumeState.DETACHING)
-    return volume
+    # Somebody may have unmounted one of several without asking us.
+    return volume if paths == volume.attach_path else msgspec.structs.replace(volume, attach_path=paths)
 
 
 def is_mounted(volume: Volume) -> bool:

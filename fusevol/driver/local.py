@@ -9,13 +9,13 @@ import msgspec
 import trio
 
 from fusevol.api import (
+    BlockNotSupported,
     DriverType,
-    Enumerator,
     LocatorUpdate,
-    SnapshotDriver,
     Source,
     SpecUpdate,
     Volume,
+    VolumeDriver,
     VolumeLocator,
     VolumeRef,
     VolumeSpec,
@@ -27,9 +27,12 @@ from fusevol.api import (
 from fusevol.driver import snapmounts
 from fusevol.driver.attachment import believed
 from fusevol.driver.context import POOL_LABEL, Context, pool_of
-from fusevol.driver.mounting import Mounting
+from fusevol.driver.mounting import Mounting, absolute
+from fusevol.driver.rawbytes import RawBytes
 from fusevol.driver.snapshots import CLONE_LABEL, Snapshots
 from fusevol.driver.specs import check_labels, check_spec, own_labels
+from fusevol.driver.statistics import Statistics
+from fusevol.driver.together import Together
 from fusevol.driver.upkeep import Upkeep
 from fusevol.errors import (
     AlreadyExists,
@@ -50,8 +53,11 @@ _ATTEMPTS = 5
 _NAMES_SHOWN = 5
 
 
-class LocalDriver(SnapshotDriver, Enumerator):
-    """Making, finding, changing and deleting volumes. Snapshots and restore; `upkeep` has the care of data.
+class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDriver):
+    """VolumeDriver: making, finding, mounting, changing and deleting volumes; `upkeep` has the care of data.
+
+    A volume is a filesystem, and mounted without being attached as a device first: attach and detach are
+    NotSupported.
 
     The record of a volume is written before its data, and removed after it; in between it is `pending` or
     `deleted`. What a process left there when it died is removed by whoever meets it next: the lock tells that
@@ -65,6 +71,7 @@ class LocalDriver(SnapshotDriver, Enumerator):
 
     def __init__(self, home: Home, *, command: str = "") -> None:
         """command: what this process is doing, for those who find a volume in use by it."""
+        super().__init__()
         self.context = Context(home, command=command)
         self.store = self.context.store
         self.snapshots = Snapshots(self.context)
@@ -80,7 +87,7 @@ class LocalDriver(SnapshotDriver, Enumerator):
         await self.shutdown()
 
     async def shutdown(self) -> None:
-        """Let go of everything that is held. Mounts stay. Calling it again is harmless."""
+        """Let go of everything that is held. Mounts stay. Again is harmless, anything else AlreadyShutdown."""
         await self.context.aclose()
 
     # -- finding ----------------------------------------------------------------------------------
@@ -279,9 +286,15 @@ class LocalDriver(SnapshotDriver, Enumerator):
             old, new = volume.spec.size, change(volume).spec.size
             if new != old:
                 await self._check_size(volume, new)
-                if control := self.context.control(volume):
+            # The record first, since a name may be taken. A mount that does not follow at once does when mounted anew.
+            control = self.context.control(volume)
+            after = await self.context.change(volume_id, change)
+            if new != old and control:
+                try:
                     await control.resize(new)
-            await self.context.change(volume_id, change)
+                except FusevolError:
+                    await self.context.change(volume_id, lambda now: _as_before(now, after, volume))
+                    raise
 
     async def _check_size(self, volume: Volume, size: int) -> None:
         if size == 0 or (volume.spec.size and size > volume.spec.size):
@@ -289,6 +302,24 @@ class LocalDriver(SnapshotDriver, Enumerator):
         live = (await self.upkeep.usage(volume)).live
         if size < live:
             raise InvalidArgument(f'volume "{volume.locator.name}" holds {live} bytes, and cannot be made smaller')
+
+    # -- mounting ---------------------------------------------------------------------------------
+
+    async def mount(self, volume_id: str, mount_path: str) -> None:
+        """Mount a volume with the options of its spec, on a second path as well, as `ProtoDriver.mount` says.
+
+        On a second path, which only root can do, the mount has the options of the first.
+        """
+        await self.mounting.mount(volume_id, mount_path, again=True)
+
+    async def mounted_at(self, mount_path: str) -> str:
+        """Id of the volume that is mounted on a path, "" where none is."""
+        await self.store.open()
+        return await self.mounting.mounted_at(mount_path)
+
+    async def unmount(self, volume_id: str, mount_path: str) -> None:
+        """Unmount a volume from a path, as `ProtoDriver.unmount` says."""
+        await self.mounting.unmount(volume_id, absolute(mount_path))
 
     # -- snapshots --------------------------------------------------------------------------------
 
@@ -323,10 +354,6 @@ class LocalDriver(SnapshotDriver, Enumerator):
             return await self.snapshots.restore(volume, snapshot.locator.name)
 
     # -- the whole --------------------------------------------------------------------------------
-
-    async def used_size(self, volume_id: str) -> int:
-        """Bytes that a volume takes up now, as far as they are durable."""
-        return (await self.upkeep.usage(await self.store.get_vol(volume_id))).total
 
     async def status(self) -> list[tuple[str, str]]:
         """How the driver is, as pairs of key and value for people."""
@@ -364,6 +391,13 @@ def _in_pool(record: Volume, pool: str) -> Volume:
 
 def _available(volume: Volume) -> Volume:
     return msgspec.structs.replace(volume, state=VolumeState.AVAILABLE, status=VolumeStatus.UP)
+
+
+def _as_before(now: Volume, after: Volume, before: Volume) -> Volume:
+    """The record with a change of locator and spec undone, unless somebody made another one since."""
+    if (now.locator, now.spec) != (after.locator, after.spec):
+        return now
+    return msgspec.structs.replace(now, locator=before.locator, spec=before.spec)
 
 
 def _deleted(volume: Volume) -> Volume:

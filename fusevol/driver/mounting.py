@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from fusevol.api import Volume
@@ -15,7 +16,8 @@ from fusevol.driver.attachment import server_of
 from fusevol.driver.context import Context
 from fusevol.driver.control import Control
 from fusevol.driver.mounts import detach_dead, is_ours, mount_at
-from fusevol.errors import BackendError, InvalidArgument, VolumeBusy, VolumeDetached
+from fusevol.errors import BackendError, InvalidArgument, NotSupported, VolumeBusy, VolumeDetached
+from fusevol.mount.mounttable import places
 from fusevol.store.processes import Process
 
 if TYPE_CHECKING:
@@ -33,13 +35,18 @@ class Mounting:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    async def mount(self, volume_id: str, path: str, options: Mapping[str, str] | None = None) -> Volume:
+    async def mount(
+        self, volume_id: str, path: str, options: Mapping[str, str] | None = None, *, again: bool = False
+    ) -> Volume:
         """Mount a volume or snapshot on a directory, and return its record.
 
         Mounting where it is mounted already is no error. A snapshot can be mounted on several paths, read-only.
 
-        options: as of mount(8), flags with the value "". Raises VolumeNotFound, VolumeBusy (it, or the directory, is
-        in use), InvalidArgument (the directory, an option), CorruptData, NotSupported, BackendError.
+        options: as of mount(8), flags with the value ""; they come after those of the volume's spec. again: where it
+        is mounted on another path, show that mount here too, with its options.
+
+        Raises VolumeNotFound, VolumeBusy (it, or the directory, is in use), InvalidArgument (the directory, an
+        option), CorruptData, NotSupported, BackendError.
         """
         from fusevol.driver.server import mount_options, serve_mount
 
@@ -49,11 +56,14 @@ class Mounting:
             return await self._mount_snapshot(record, path, options)
         async with self._context.hold(volume_id) as volume:
             name = volume.locator.name
-            mount_options(dict(options or {}), name)
+            options = {**volume.spec.mount_options, **(options or {})}
+            mount_options(options, name)
             if volume.attached_on:
                 if path in volume.attach_path and self._context.control(volume):
                     return volume
-                self._context.refuse_if_mounted(volume, "mounted twice")
+                if not again or not self._context.control(volume):
+                    self._context.refuse_if_mounted(volume, "mounted twice")
+                return await self._mount_again(volume, path)
             return await self._start(serve_mount, volume, name, path, options)
 
     async def _start(
@@ -106,10 +116,34 @@ class Mounting:
             mount_options(dict(options or {}), snapshot.locator.name)
             yield volume, snapmounts.believed_snapshot(snapshot)
 
+    async def _mount_again(self, volume: Volume, path: str) -> Volume:
+        """Show the mount of a held volume on one more path."""
+        from fusevol.mount.attaching import check_mountpoint
+        from fusevol.mount.syscalls import MountFlag, mount
+
+        first = volume.attach_path[0]
+        await trio.to_thread.run_sync(detach_dead, path)
+        await trio.to_thread.run_sync(check_mountpoint, Path(path))
+        # First the record, in which a path without a mount means nothing.
+        after = await self._context.change(volume.id, lambda now: _with(now, path))
+        try:
+            await trio.to_thread.run_sync(lambda: mount(first, Path(path), "none", MountFlag.BIND, ""))
+        except OSError as error:
+            await self._context.change(volume.id, lambda now: _without(now, path))
+            if isinstance(error, PermissionError):
+                raise NotSupported(f'"{first}" is mounted, and only root can mount it on "{path}" as well') from error
+            raise BackendError(f'mounting on "{path}" failed: {error.strerror}') from error
+        return after
+
     def arguments(self, volume: Volume, path: str, options: Mapping[str, str] | None) -> dict[str, object]:
         """What the serving process is to be told."""
         home = str(Path(self._context.home.path).absolute())
-        return {"home": home, "volume_id": volume.id, "path": path, "options": dict(options or {})}
+        return {
+            "home": home,
+            "volume_id": volume.id,
+            "path": path,
+            "options": {**volume.spec.mount_options, **(options or {})},
+        }
 
     async def mounted_at(self, path: str) -> str:
         """The id of the volume mounted on a path, or "" if there is none."""
@@ -133,8 +167,9 @@ class Mounting:
     async def unmount(self, volume_id: str, path: str = "") -> None:
         """Unmount a volume; everything written to it is durable when this returns.
 
-        path: where, if it matters. Raises VolumeNotFound, VolumeDetached (not mounted, or not there), VolumeBusy (in
-        use), BackendError (what was written last may not be durable).
+        path: where, if it matters. Where it is mounted on others as well, it stays so. Raises VolumeNotFound,
+        VolumeDetached (not mounted), InvalidArgument (not there, but elsewhere), VolumeBusy (in use), BackendError
+        (what was written last may not be durable).
         """
         volume = await self._context.store.get_vol(volume_id)
         if volume.is_snapshot:
@@ -143,11 +178,17 @@ class Mounting:
         name, server = volume.locator.name, server_of(volume)
         async with self._context.hold(volume_id) as volume:
             where = absolute(path) if path else next(iter(volume.attach_path), "")
-            if not volume.attached_on or where not in volume.attach_path:
-                at = f" on {where}" if path else ""
-                raise VolumeDetached(f'volume "{name}" is not mounted{at}')
+            if not volume.attached_on or not where:
+                raise VolumeDetached(f'volume "{name}" is not mounted')
+            if where not in volume.attach_path:
+                elsewhere = " and ".join(volume.attach_path)
+                raise InvalidArgument(f'volume "{name}" is not mounted on {where}, but on {elsewhere}')
+            mounted = mount_at(where)
         # Not held from here on: the serving process ends by itself, which may take as long as the last writes do.
         await trio.to_thread.run_sync(lambda: _unmount(where, f'volume "{name}"'))
+        if mounted and places(mounted.device):
+            await self._context.change(volume_id, lambda now: _without(now, where))
+            return
         if server is not None:
             await trio.to_thread.run_sync(lambda: _wait(server, name))
         after = await self._context.store.get_vol(volume_id)
@@ -179,6 +220,16 @@ def absolute(path: str) -> str:
         raise InvalidArgument(f"{path!r} is no path")
     parent, last = os.path.split(os.path.abspath(path))
     return os.path.normpath(os.path.join(os.path.realpath(parent), last))
+
+
+def _with(volume: Volume, path: str) -> Volume:
+    before = _without(volume, path)
+    return msgspec.structs.replace(before, attach_path=(*before.attach_path, path))
+
+
+def _without(volume: Volume, path: str) -> Volume:
+    left = tuple(other for other in volume.attach_path if other != path)
+    return msgspec.structs.replace(volume, attach_path=left)
 
 
 def _unmount(path: str, name: str) -> None:

@@ -1,7 +1,7 @@
 """The process that serves one mounted volume: what `spawn` runs for `fusevol mount`."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from fusevol.api import Volume
 from fusevol.driver import snapmounts
 from fusevol.driver.attachment import attached, believed, detached
 from fusevol.driver.context import Context
+from fusevol.driver.mounts import detach_dead
 from fusevol.errors import FusevolError, InvalidArgument, NotSupported, VolumeNotFound
 from fusevol.home import Home
 from fusevol.mount.options import MountOptions
@@ -40,7 +41,7 @@ _FLAGS = {
 _CONTROL = ("rw", "ro", "off")
 
 
-def mount_options(options: dict[str, str], name: str) -> tuple[MountOptions, str]:
+def mount_options(options: Mapping[str, str], name: str) -> tuple[MountOptions, str]:
     """Mount options, and the mode of the control directory, from what `-o` said; a flag has the value "".
 
     Raises InvalidArgument for an option that is not known.
@@ -140,4 +141,7 @@ async def _write_down(context: Context, volume_id: str, failure: str) -> None:
         return msgspec.structs.replace(detached(volume), error=failure)
 
     with suppress(VolumeNotFound):
+        for path in (await context.store.get_vol(volume_id)).attach_path if failure else ():
+            # After an abort, all of them are still there.
+            await trio.to_thread.run_sync(detach_dead, path)
         await context.change(volume_id, change)

@@ -9,18 +9,25 @@ from fusevol.errors import InvalidArgument, NotSupported
 
 __all__ = ["check_labels", "check_spec", "own_labels"]
 
-#: Fields of a spec that may have any value, and those of hints.
-_FREE = frozenset({"size", "sticky", "group", "cos", "io_profile", "mount_options"})
+#: Fields of a spec that may have any value.
+_FREE = frozenset({"size", "sticky", "group", "mount_options"})
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}")
 _VALUE_MAX = 255
 
 
 def check_spec(spec: VolumeSpec) -> None:
-    """Raise NotSupported for a field with a value that would have no effect."""
+    """Raise NotSupported for a field with a value that would have no effect, InvalidArgument for mount options.
+
+    cos and io_profile are hints, but there is nothing yet that would take them.
+    """
     default = VolumeSpec()
     for field in spec.__struct_fields__:
         if field not in _FREE and getattr(spec, field) != getattr(default, field):
             raise NotSupported(f"{field}: this driver does not support {_shown(getattr(spec, field))}")
+    if spec.mount_options:
+        from fusevol.driver.server import mount_options
+
+        mount_options(spec.mount_options, "volume")
 
 
 def _shown(value: object) -> str:

@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["Mount", "find", "mounts", "resolve"]
+__all__ = ["Mount", "find", "mounts", "places", "resolve"]
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
@@ -46,6 +46,12 @@ def find(mountpoint: Path) -> Mount | None:
     here = [mount for mount in mounts() if mount.mountpoint == mountpoint]
     covered = {mount.parent for mount in here}
     return next((mount for mount in reversed(here) if mount.id not in covered), None)
+
+
+def places(device: tuple[int, int]) -> list[Mount]:
+    """Where the filesystem with that number is to be seen, in the order it was mounted there."""
+    here = [mount for mount in mounts() if mount.device == device]
+    return [mount for mount in here if (seen := find(mount.mountpoint)) and seen.id == mount.id]
 
 
 def resolve(path: Path) -> Path:

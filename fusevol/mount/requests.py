@@ -3,6 +3,8 @@
 from time import monotonic_ns, time_ns
 from typing import NamedTuple
 
+from fusevol.mount.nodes import CONTROL_NODE
+
 __all__ = ["ActiveRequest", "Counters", "Requests"]
 
 
@@ -51,8 +53,13 @@ class Requests:
     def end(self, number: int) -> int:
         """It is over; returns the nanoseconds it took."""
         now = monotonic_ns()
-        _, _, started = self._active.pop(number)
+        operation, inode, started = self._active.pop(number)
         self.counters.requests += 1
+        if inode < CONTROL_NODE:
+            if operation == "read":
+                self.counters.read_ns += now - started
+            elif operation == "write":
+                self.counters.write_ns += now - started
         if not self._active:
             self.counters.busy += now - self._busy_since
         return now - started

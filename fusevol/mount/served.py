@@ -202,8 +202,10 @@ class Served:
         counters, usage = self.requests.counters, await self.volume.usage()
         return {
             "reads": counters.reads,
+            "read_ms": counters.read_ns // 1_000_000,
             "read_bytes": counters.read_bytes,
             "writes": counters.writes,
+            "write_ms": counters.write_ns // 1_000_000,
             "write_bytes": counters.write_bytes,
             "requests": counters.requests,
             "io_progress": len(self.requests),

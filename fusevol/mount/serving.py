@@ -25,7 +25,7 @@ from fusevol.mount.kernel import (
     set_max_background,
     sync_filesystem,
 )
-from fusevol.mount.mounttable import Mount, find, mounts, resolve
+from fusevol.mount.mounttable import Mount, find, places, resolve
 from fusevol.mount.nodes import Nodes
 from fusevol.mount.operations import VolumeOperations
 from fusevol.mount.options import MountOptions
@@ -140,7 +140,7 @@ async def _serve(
 
     def gone() -> bool:
         # By its number: a mount that was moved, or is on a second path as well, is still there.
-        there = mounted is None or any(mount.device == mounted.device for mount in mounts())
+        there = mounted is None or bool(places(mounted.device))
         return not there or (device is not None and ended(device))
 
     async def widen(wide: bool) -> None:
@@ -149,13 +149,16 @@ async def _serve(
             await in_thread(lambda: set_max_background(where, count))
 
     async def sync_kernel() -> None:
+        # It may have been mounted on a second path since, and unmounted from the first.
+        seen = places(mounted.device) if mounted else []
+        where = seen[0].mountpoint if seen else mountpoint
         try:
-            await sync_filesystem(mountpoint)
+            await sync_filesystem(where)
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise
             # Somebody wrote to a file of a tree that a restore replaced, and was told; that is told here once more.
-            await sync_filesystem(mountpoint)
+            await sync_filesystem(where)
 
     async def forget_by_name(names: set[bytes], done: trio.Event) -> None:
         # Below the root nothing is reachable any more once its names are forgotten: their ids are stale.

@@ -27,7 +27,7 @@ from fusevol.mount import _pyfuse3
 from fusevol.mount.attaching import check_mountpoint, mount, unmount, vfs_words
 from fusevol.mount.handshake import shake_hands
 from fusevol.mount.kernel import in_thread, set_dirty_share, set_read_ahead, sync_filesystem
-from fusevol.mount.mounttable import Mount, find
+from fusevol.mount.mounttable import Mount, find, places
 from fusevol.mount.options import LARGEST_REQUEST, MountOptions
 from fusevol.mount.syscalls import syncfs
 from fusevol.mount.waiter import PollingWaiter
@@ -192,7 +192,11 @@ class _Session:
             await in_thread(lambda: os.stat(self._mounted.mountpoint), abandon_on_cancel=True)
 
     async def _leave(self) -> None:
-        """Unmount while serving; end the loop where that does not."""
+        """Unmount while serving, from whatever other path as well; end the loop where that does not."""
+        *others, self._mounted = places(self._mounted.device) or [self._mounted]
+        for other in others:
+            with contextlib.suppress(FusevolError):
+                await in_thread(lambda: unmount(other, detach=True))  # noqa: B023 -- called at once
         with contextlib.suppress(OSError):
             await sync_filesystem(self._mounted.mountpoint)
         try:

@@ -27,6 +27,7 @@ class MountFlag(enum.IntFlag):
     NODEV = 1 << 2
     NOEXEC = 1 << 3
     NOATIME = 1 << 10
+    BIND = 1 << 12
 
 
 class UnmountFlag(enum.IntFlag):

@@ -18,6 +18,7 @@ from fusevol.api.store import LockToken, StoreEnumerator
 from fusevol.api.types import Volume, VolumeLocator
 from fusevol.errors import (
     AlreadyExists,
+    AlreadyShutdown,
     BackendError,
     InvalidArgument,
     ManifestConflict,
@@ -67,11 +68,14 @@ class SqliteStore(StoreEnumerator):
         self._owner = Process.current(command)
         self._db: sqlite3.Connection | None = None
         self._turn = trio.CapacityLimiter(1)
+        self._closed = False
 
     async def _run(self, work: Callable[[sqlite3.Connection], T], *, write: bool = False) -> T:
         """Run `work` in a thread; where it writes, as one transaction."""
 
         def call() -> T:
+            if self._closed:
+                raise AlreadyShutdown(f"the records in {self.path} were closed")
             try:
                 if self._db is None:
                     self._db = self._open()
@@ -292,9 +296,13 @@ class SqliteStore(StoreEnumerator):
         return SCHEMA_VERSION
 
     async def aclose(self) -> None:
-        """Close the database. Locks that are still held stay so until the process ends."""
+        """Close the database; what is asked of it later is AlreadyShutdown.
+
+        Locks that are still held stay so until the process ends.
+        """
 
         def close() -> None:
+            self._closed = True
             if self._db is not None:
                 self._db.close()
                 self._db = None

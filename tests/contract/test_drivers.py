@@ -1,0 +1,56 @@
+"""Every driver keeps the contract: on each backend that can be mounted, twice in a row, alone and with another one."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from fusevol.driver import LocalDriver
+from fusevol.home import Home
+from fusevol.testing.driver import DriverContract, remove_all
+
+pytestmark = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
+
+
+@pytest.fixture(scope="class")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One state directory for all tests of a class."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(params=["first", "again"])
+def home(state: Path, request: pytest.FixtureRequest) -> Home:
+    return Home(state)
+
+
+async def clean(home: Home) -> None:
+    """Remove what a test left. The driver that it used may have been shut down."""
+    async with LocalDriver(home, command="clean") as driver:
+        await remove_all(driver)
+        assert [pool.orphans for pool in await driver.upkeep.pools()] == [()]
+
+
+class TestLocalDriver(DriverContract):
+    @pytest.fixture
+    async def driver(self, home: Home) -> AsyncIterator[LocalDriver]:
+        async with LocalDriver(home, command="test") as driver:
+            yield driver
+        await clean(home)
+
+    @pytest.fixture
+    def second(self, driver: LocalDriver) -> LocalDriver:
+        return driver
+
+
+class TestTwoLocalDrivers(DriverContract):
+    @pytest.fixture
+    async def driver(self, home: Home) -> AsyncIterator[LocalDriver]:
+        async with LocalDriver(home, command="test") as driver:
+            yield driver
+        await clean(home)
+
+    @pytest.fixture
+    async def second(self, home: Home) -> AsyncIterator[LocalDriver]:
+        async with LocalDriver(Home(home.path), command="another") as driver:
+            yield driver
