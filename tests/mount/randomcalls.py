@@ -67,7 +67,7 @@ class RandomCalls:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         weights = {
-            "open": 20, "close": 2, "read": 8, "write": 14, "append": 3, "ftruncate": 3, "sync": 1, "fstat": 4,
+            "open": 20, "close": 2, "read": 8, "write": 14, "append": 3, "ftruncate": 3, "sync": 3, "fstat": 4,
             "map": 3, "copy": 2, "seek": 2, "mkdir": 6, "rmdir": 2, "unlink": 3, "rename": 9, "link": 4, "symlink": 2,
             "readlink": 2, "status": 5, "chmod": 4, "chown": 4, "utime": 4, "truncate": 4, "setxattr": 5, "umask": 1,
             "getxattr": 2, "removexattr": 2, "listxattr": 1, "list": 3, "mknod": 2, "access": 3, "through": 4,
@@ -92,7 +92,7 @@ class RandomCalls:
         return self.random.randrange(3)
 
     def size(self) -> int:
-        return self.random.choice(SIZES)
+        return self.random.choice((*SIZES, self.random.randrange(20_000)))
 
     def data(self) -> bytes:
         size = self.size()
@@ -138,8 +138,15 @@ class RandomCalls:
         return f"ftruncate {slot} {size}", lambda w: os.ftruncate(w.fd(slot), size)
 
     def _sync(self) -> Made:
-        slot, data_only = self.slot(), self.heads()
-        return f"fsync {slot}", lambda w: os.fdatasync(w.fd(slot)) if data_only else os.fsync(w.fd(slot))
+        slot, data_only, drop = self.slot(), self.heads(), self.heads()
+
+        def sync(world: World) -> None:
+            fd = world.fd(slot)
+            os.fdatasync(fd) if data_only else os.fsync(fd)
+            if drop:  # the kernel's copy, so that the next read asks the filesystem
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+        return f"fsync {slot} {data_only} {drop}", sync
 
     def _fstat(self) -> Made:
         slot = self.slot()
