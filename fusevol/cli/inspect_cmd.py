@@ -56,6 +56,9 @@ def inspect(
             ("created", found.created), ("mounted on", "\n".join(found.mounted_on) or "-"),
             ("snapshots", str(found.snapshots)),
         ]  # fmt: skip
+        if found.mount_options:
+            words = [f"{key}={value}" if value else key for key, value in found.mount_options.items()]
+            fields.append(("mount options", ",".join(words)))
         if found.error:
             fields.append(("error", found.error))
     print_fields(fields)

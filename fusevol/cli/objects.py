@@ -30,6 +30,7 @@ class VolumeObject(msgspec.Struct, frozen=True, kw_only=True):
     mounted_on: list[str]
     snapshots: int
     error: str
+    mount_options: dict[str, str]
 
 
 class SnapshotObject(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +68,7 @@ async def volume_object(driver: "LocalDriver", volume: Volume, snapshots: int | 
         mounted_on=list(volume.attach_path),
         snapshots=snapshots,
         error=volume.error,
+        mount_options=dict(volume.spec.mount_options),
     )
 
 

@@ -136,14 +136,11 @@ class Mounting:
         return after
 
     def arguments(self, volume: Volume, path: str, options: Mapping[str, str] | None) -> dict[str, object]:
-        """What the serving process is to be told."""
+        """What the serving process is to be told. What `options` leave open is as the volume's spec has it."""
         home = str(Path(self._context.home.path).absolute())
-        return {
-            "home": home,
-            "volume_id": volume.id,
-            "path": path,
-            "options": {**volume.spec.mount_options, **(options or {})},
-        }
+        # A snapshot is mounted as it is said: it has its volume's spec, but no control files, and is read-only.
+        wanted = {**({} if volume.is_snapshot else volume.spec.mount_options), **(options or {})}
+        return {"home": home, "volume_id": volume.id, "path": path, "options": wanted}
 
     async def mounted_at(self, path: str) -> str:
         """The id of the volume mounted on a path, or "" if there is none."""

@@ -301,3 +301,38 @@ def test_the_traceback_is_there_for_those_who_ask(called: Callable[..., Any], mo
 )
 def test_home_is_moved_before_the_command(given: str, made: str) -> None:
     assert hoist_home(given.split()) == made.split()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["colour=red"], "there is no option 'colour'; known: size, pool, from, sticky, control, mount"),
+        (["size"], "option 'size' is not of the form size=VALUE"),
+        (["size="], "option 'size' is not of the form size=VALUE"),
+        (["size=10X"], "option 'size': '10X' is not a size"),
+        (["size=1G", "size=2G"], "option 'size' is given twice"),
+        (["sticky=yes"], "option 'sticky': 'yes' is neither true nor false"),
+        (["control=maybe"], 'mount option "control=maybe" is not known'),
+        (["mount=fast"], 'mount option "fast" is not known'),
+        (["mount=control=ro"], "option 'mount': the control directory has an option of its own"),
+        (["pool=nope"], 'there is no pool "nope"; known: default'),
+    ],
+)
+def test_options_of_create_are_strict(fusevol: Fusevol, options: list[str], said: str) -> None:
+    assert said in fusevol.fails("create", "web", *(f"--opt={option}" for option in options), status=2)
+    assert fusevol.json("ls") == []
+
+
+def test_an_option_and_its_flag_are_not_both_taken(fusevol: Fusevol) -> None:
+    assert "--size and --opt size= are both given" in fusevol.fails(
+        "create", "web", "--size", "1G", "--opt", "size=2G", status=2
+    )
+
+
+def test_options_of_create_say_the_same_as_flags(fusevol: Fusevol) -> None:
+    words = ["size=1G", "pool=default", "sticky=true", "control=ro", "mount=noatime,nosuid"]
+    made = fusevol.json("create", "web", *(f"--opt={word}" for word in words))
+    assert (made["size"], made["pool"], made["sticky"]) == (1 << 30, "default", True)
+    assert made["mount_options"] == {"noatime": "", "nosuid": "", "control": "ro"}
+    assert "noatime,nosuid,control=ro" in fusevol("inspect", "web")
+    assert fusevol.json("create", "copy", "--opt", "from=web")["parent"] == "web"

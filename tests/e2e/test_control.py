@@ -393,3 +393,14 @@ def test_control_files_belong_to_the_administrator(bench: Bench, place: Path) ->
             assert volume.told("volume")["snapshots"] == []
         finally:
             volume.umount()
+
+
+def test_a_volume_is_mounted_as_it_was_created_to_be_unless_the_mount_says_otherwise(bench: Bench, place: Path) -> None:
+    volume = Volume(bench, place / "home").create("--opt", "control=off", "--opt", "mount=ro").mount("-o", "rw")
+    (volume.path / "file").write_text("x")
+    assert not (volume.path / ".fusevol").exists()
+    volume.umount()
+    volume.mount("-o", "control=ro")
+    assert raised(lambda: (volume.path / "file").write_text("y")) == "EROFS"
+    assert volume.told("status")["state"] == "mounted"
+    volume.umount()
