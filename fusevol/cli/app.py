@@ -27,6 +27,7 @@ from fusevol.cli import (
     snapshots_cmd,
     stats_cmd,
     status_cmd,
+    top_cmd,
     umount_cmd,
     usage_cmd,
 )
@@ -51,6 +52,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "usage": usage_cmd.usage,
     "stats": stats_cmd.stats,
     "requests": requests_cmd.requests,
+    "top": top_cmd.top,
     "check": check_cmd.check,
     "scrub": scrub_cmd.scrub,
     "gc": gc_cmd.gc,

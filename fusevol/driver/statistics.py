@@ -29,7 +29,7 @@ class Statistics(StatsDriver):
     def __init__(self) -> None:
         #: What the last interval of a volume ended with, and which mount that was of.
         self._earlier: dict[str, tuple[Process | None, Stats]] = {}
-        self._one_at_a_time = trio.Lock()
+        self._one_at_a_time: dict[str, trio.Lock] = {}
 
     async def stats(self, volume_id: str, *, cumulative: bool) -> Stats:
         """I/O counters of a volume; all 0 for one that is not mounted.
@@ -41,7 +41,7 @@ class Statistics(StatsDriver):
         if cumulative:
             return (await self._now(volume_id))[1]
         # An interval must begin where the one before ended.
-        async with self._one_at_a_time:
+        async with self._one_at_a_time.setdefault(volume_id, trio.Lock()):
             server, now = await self._now(volume_id)
             before, earlier = self._earlier.get(volume_id, (None, Stats()))
             self._earlier[volume_id] = server, now
