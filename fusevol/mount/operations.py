@@ -6,33 +6,25 @@ File handles are node ids: a handle has no state.
 """
 
 import errno
-import functools
 import os
 import stat
-import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields
 
 from fusevol.api.io import Buffer
-from fusevol.errors import FusevolError, errno_of
 from fusevol.fs import Caller, Changes, Filesystem, ReadOnlyFilesystem, acl
 from fusevol.fs.clock import now
 from fusevol.fs.inodes import Inode
 from fusevol.fs.layout import BLOCK, NAME_MAX
 from fusevol.fs.xattrs import hidden
-from fusevol.mount.control import Control
-from fusevol.mount.nodes import CONTROL_NAME, Node, Nodes
+from fusevol.mount.handling import Handling, change, handler
+from fusevol.mount.nodes import CONTROL_NAME, Node
 from fusevol.mount.privileges import drop_privileges, in_group
-from fusevol.mount.quiesce import Quiesce
-from fusevol.mount.requests import Requests
 
 __all__ = ["VolumeOperations"]
-
-F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 #: The kernel may keep what it knows for this long (seconds): nobody else changes the volume.
 _CACHE_SECONDS = 86400.0
@@ -40,61 +32,7 @@ _CACHE_SECONDS = 86400.0
 _DOTS = 2
 
 
-def handler(function: F) -> F:
-    """Count the request, and let nothing but FUSEError out."""
-    return _counted(function, changes=False)
-
-
-def change(function: F) -> F:
-    """As `handler`, for a request that changes the live tree: it waits while changes are held back."""
-    return _counted(function, changes=True)
-
-
-def _counted(function: F, *, changes: bool) -> F:
-    name = function.__name__
-
-    @functools.wraps(function)
-    async def counted(self: "VolumeOperations", node: int, *args: Any) -> Any:
-        requests, nodes = self.requests, self.nodes
-        number = requests.begin(name, node)
-        try:
-            if self.control.owns(node):
-                return await function(self, node, *args)
-            if changes:
-                await self.allowed()
-                self.quiesce.enter()
-            else:
-                await nodes.settled()
-            generation = nodes.generation
-            try:
-                return await function(self, node, *args)
-            except (FusevolError, ValueError):
-                await nodes.settled()
-                if nodes.generation == generation:
-                    raise
-                # It failed since a restore took the tree away: the new one says what becomes of it.
-                return await function(self, node, *args)
-            finally:
-                if changes:
-                    self.quiesce.leave()
-        except FUSEError:
-            raise
-        except OSError as error:
-            raise FUSEError(error.errno or errno.EIO) from error
-        except (FusevolError, MemoryError) as error:
-            self.report(f"{name} of {node}: {error}")
-            raise FUSEError(errno_of(error)) from error
-        except Exception as error:
-            # A mistake of this program: an error for one request, not the end of the mount.
-            self.report("".join(traceback.format_exception(error)))
-            raise FUSEError(errno.EIO) from error
-        finally:
-            requests.end(number)
-
-    return cast(F, counted)
-
-
-class VolumeOperations(pyfuse3.Operations):
+class VolumeOperations(Handling):
     """Serves one volume. The docstrings of pyfuse3.Operations say what each handler is for."""
 
     supports_dot_lookup = True
@@ -103,35 +41,7 @@ class VolumeOperations(pyfuse3.Operations):
     #: `create` and its like do, as default ACLs demand.
     applies_umask = True
 
-    def __init__(
-        self, nodes: Nodes, control: Control, requests: Requests, quiesce: Quiesce, report: Callable[[str], None]
-    ) -> None:
-        super().__init__()
-        self.nodes = nodes
-        self.quiesce = quiesce
-        self.control = control
-        self.requests = requests
-        self.report = report
-
     # -- helpers ----------------------------------------------------------------------------------
-
-    async def allowed(self) -> None:
-        """Wait until the live tree is there to be changed, and may be."""
-        while True:
-            await self.quiesce.allowed()
-            await self.nodes.settled()
-            if not self.quiesce.held:
-                return
-
-    @asynccontextmanager
-    async def _changing(self) -> AsyncIterator[None]:
-        """What `change` does, for a part of a request."""
-        await self.allowed()
-        self.quiesce.enter()
-        try:
-            yield
-        finally:
-            self.quiesce.leave()
 
     def _live(self, node: int) -> tuple[Filesystem, int]:
         """The live filesystem and the inode number, for a change. Raises OSError(EROFS, ESTALE)."""
@@ -319,7 +229,7 @@ class VolumeOperations(pyfuse3.Operations):
         if self.nodes.is_root(node) and await self.control.setxattr(name, value, ctx.uid):
             return
         # Not the whole of it: commands given as attributes go on while changes wait, or wait for changes.
-        async with self._changing():
+        async with self.changing():
             filesystem, ino = self._live(node)
             member = name != acl.ACCESS or in_group(filesystem.get(ino).gid, ctx)
             filesystem.setxattr(ino, name, value, member=member)
@@ -347,7 +257,7 @@ class VolumeOperations(pyfuse3.Operations):
         if self.control.owns(node):
             return self.control.open(node, flags)
         if flags & os.O_TRUNC:
-            async with self._changing():
+            async with self.changing():
                 return await self._open(node, flags, ctx)
         return await self._open(node, flags, ctx)
 

@@ -404,3 +404,14 @@ def test_a_volume_is_mounted_as_it_was_created_to_be_unless_the_mount_says_other
     assert raised(lambda: (volume.path / "file").write_text("y")) == "EROFS"
     assert volume.told("status")["state"] == "mounted"
     volume.umount()
+
+
+def test_a_mounted_volume_is_not_mounted_a_second_time_and_the_error_says_where_it_is(
+    volume: Volume, place: Path
+) -> None:
+    second = place / "second"
+    second.mkdir()
+    said = volume.refused("mount", volume.name, second)
+    assert f'volume "web" is mounted on {volume.path}, and cannot be mounted twice' in said
+    assert volume.mounted
+    assert os.listdir(second) == []
