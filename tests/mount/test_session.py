@@ -487,11 +487,14 @@ def test_killed_callers_do_not_stop_the_server(tmp_path: Path) -> None:
         for _ in range(5):
             enough = lookups() + 300
             callers = [subprocess.Popen([sys.executable, "-c", caller, str(server.mountpoint)]) for _ in range(3)]
-            until(partial(reached, enough), "requests of the callers")
-            for process in callers:
-                process.kill()
-            for process in callers:
-                process.wait(LIMIT)
+            try:
+                until(partial(reached, enough), "requests of the callers")
+            finally:
+                # They would go on for ever, and take the processors from all that follows.
+                for process in callers:
+                    process.kill()
+                for process in callers:
+                    process.wait(LIMIT)
         ticks, _ = server.ticks
         until(lambda: server.ticks[0] > ticks, "the loop to go on")
         server.unmount()

@@ -137,8 +137,8 @@ async def test_a_bad_name_is_refused_and_nothing_is_made(driver: LocalDriver, na
     [
         ("ephemeral", True), ("block_size", 512), ("snapshot_interval", 5), ("snapshot_schedule", "daily=12:00"),
         ("shared", True), ("encrypted", True), ("compressed", True), ("dedupe", True), ("checksummed", False),
-        ("io_throttle", IoThrottle(read_iops=5)), ("format", "ext4"), ("readahead", False), ("cos", "high"),
-        ("io_profile", "db"),
+        ("io_throttle", IoThrottle(read_iops=5)), ("format", "ext4"), ("readahead", False),
+        ("cos", "high"), ("io_profile", "db"),
     ],
 )  # fmt: skip
 async def test_what_would_have_no_effect_is_refused_by_name(driver: LocalDriver, field: str, value: Any) -> None:
