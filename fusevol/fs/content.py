@@ -25,6 +25,8 @@ class FileReader:
 
     def extents(self, inode: Inode) -> list[Extent]:
         """The extents of a file, sorted; loaded when first asked for."""
+        if inode.extents is None and inode.data is not None:
+            inode.extents = []  # all of it is in the inode
         if inode.extents is None:
             rows = self._database.all(
                 "SELECT block, address, count FROM extent WHERE ino = ? ORDER BY block", (inode.ino,)

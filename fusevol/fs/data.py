@@ -240,9 +240,9 @@ class FileData(FileReader):
         """Let go of all blocks of a file that goes."""
         if self.extents(inode):
             self._unmap(inode, 0, None)
-        self._touched.pop(inode.ino, None)
+        if self._touched.pop(inode.ino, None):
+            self._database.run("DELETE FROM extent WHERE ino = ?", (inode.ino,))
         inode.extents = []
-        self._database.run("DELETE FROM extent WHERE ino = ?", (inode.ino,))
 
     # -- commit -----------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
+from time import monotonic
 
 import trio
 
@@ -34,6 +35,9 @@ Prepare = Callable[[], None] | None
 
 #: Dead bytes that are worth a checkpoint of their own when the store is full.
 _RELIEF = 1 << 20
+#: For how long, and for how many blocks, what the store said of its capacity is taken as true.
+_ASK_SECONDS = 0.1
+_ASK_BLOCKS = 1 << 13
 
 
 class LogVolume:
@@ -61,6 +65,8 @@ class LogVolume:
         self._commits = trio.Semaphore(1)
         self._reclaiming = trio.Lock()
         self._views: dict[int, int] = {}
+        #: When the store was asked how full it is, where the log was then, and what was left for files.
+        self._asked: tuple[float, int, Capacity | None] = (0.0, 0, None)
         self._deleting: set[int] = set()
         self._idle = trio.Event()
         self.abandoned = False
@@ -91,11 +97,21 @@ class LogVolume:
         A reserve does not count, nor what is on its way to the store: to delete something takes a few blocks of the
         log first. Nobody is kept from writing here, though; that is up to the filesystem.
         """
-        capacity = self._backend.capacity(self.volume_id)
-        if capacity is None or self._log is None:
+        log, now = self._log, monotonic()
+        if log is None:
             return None
-        reserve = min(self._options.reserve_bytes, capacity.total // 16)
-        return Capacity(capacity.total, max(0, capacity.free - self._log.unstored - reserve))
+        # Asked at each write, so the store is not: what went into the log since it was asked is known here.
+        at = log.head + log.open.count
+        asked, then, capacity = self._asked
+        if now - asked > _ASK_SECONDS or not 0 <= at - then < _ASK_BLOCKS:
+            capacity, then = self._backend.capacity(self.volume_id), at
+            if capacity is not None:
+                reserve = min(self._options.reserve_bytes, capacity.total // 16)
+                capacity = Capacity(capacity.total, capacity.free - log.unstored - reserve)
+            self._asked = now, then, capacity
+        if capacity is None:
+            return None
+        return Capacity(capacity.total, max(0, capacity.free - (at - then << BLOCK_SHIFT)))
 
     def shortage(self) -> NoSpace | None:
         """The error for whoever wants files to grow where the store has no room for that."""
@@ -273,6 +289,7 @@ class LogVolume:
             for address, count in runs:
                 await self._backend.discard(self.volume_id, count << BLOCK_SHIFT, address << BLOCK_SHIFT)
                 state.free.remove([(address, count)])
+            self._asked = (0.0, 0, None)
 
     async def reclaim(self) -> None:
         """Checkpoint, and give back all dead space there is. Raises as `flush` does."""
