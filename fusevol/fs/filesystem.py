@@ -96,12 +96,12 @@ class Filesystem(ReadOnlyFilesystem):
         self._names.enter(directory, name, inode)
 
     def _may_grow(self) -> None:
-        if shortage := self.volume.shortage():
+        if shortage := self.volume.room.shortage():
             raise shortage
 
     async def _make_room(self) -> None:
         """Have given back what was deleted where the store is all but full. Raises NoSpace if that is too little."""
-        if self.volume.shortage():
+        if self.volume.room.shortage():
             await self.sync()
             self._may_grow()
 
@@ -321,7 +321,7 @@ class Filesystem(ReadOnlyFilesystem):
 
     def statfs(self) -> StatFs:
         """What statfs(2) says: of the quota, and of the store where that is known and has less left."""
-        used, capacity = self._data.used, self.volume.capacity()
+        used, capacity = self._data.used, self.volume.room.capacity()
         blocks = self._data.limit or _UNLIMITED // BLOCK
         free = max(0, blocks - used)
         if capacity is not None:

@@ -2,13 +2,12 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
-from time import monotonic
 
 import trio
 
 from fusevol.api.names import check_name
-from fusevol.backends.base import Backend, Capacity
-from fusevol.errors import AlreadyExists, Fenced, FusevolError, NoSpace, ReadOnly, VolumeBusy
+from fusevol.backends.base import Backend
+from fusevol.errors import AlreadyExists, Fenced, FusevolError, ReadOnly, VolumeBusy
 from fusevol.log.appender import Appender
 from fusevol.log.attachment import Attachment, Diverged
 from fusevol.log.checkpoint import Frozen
@@ -20,6 +19,7 @@ from fusevol.log.mapped import Unreadable, mapped_runs
 from fusevol.log.options import LogOptions
 from fusevol.log.reader import BlockReader
 from fusevol.log.records import Snapshot
+from fusevol.log.room import Room
 from fusevol.log.scrub import Progress, ScrubReport, scrub_chunk
 from fusevol.log.sharing import exclusive
 from fusevol.log.snapview import SnapshotView
@@ -35,9 +35,6 @@ Prepare = Callable[[], None] | None
 
 #: Dead bytes that are worth a checkpoint of their own when the store is full.
 _RELIEF = 1 << 20
-#: For how long, and for how many blocks, what the store said of its capacity is taken as true.
-_ASK_SECONDS = 0.1
-_ASK_BLOCKS = 1 << 13
 
 
 class LogVolume:
@@ -62,11 +59,10 @@ class LogVolume:
         self._attachment = attachment
         self._nursery = nursery
         self.path = DataPath(log, reader, live)
+        self.room = Room(backend, volume_id, options, log)
         self._commits = trio.Semaphore(1)
         self._reclaiming = trio.Lock()
         self._views: dict[int, int] = {}
-        #: When the store was asked how full it is, where the log was then, and what was left for files.
-        self._asked: tuple[float, int, Capacity | None] = (0.0, 0, None)
         self._deleting: set[int] = set()
         self._idle = trio.Event()
         self.abandoned = False
@@ -90,38 +86,6 @@ class LogVolume:
     def check(self) -> None:
         """Raise what the next write would be refused with, if so."""
         self._writable().check()
-
-    def capacity(self) -> Capacity | None:
-        """What the store can hold, and how much of that is left for files to grow; None where that is not known.
-
-        A reserve does not count, nor what is on its way to the store: to delete something takes a few blocks of the
-        log first. Nobody is kept from writing here, though; that is up to the filesystem.
-        """
-        log, now = self._log, monotonic()
-        if log is None:
-            return None
-        # Asked at each write, so the store is not: what went into the log since it was asked is known here.
-        at = log.head + log.open.count
-        asked, then, capacity = self._asked
-        if now - asked > _ASK_SECONDS or not 0 <= at - then < _ASK_BLOCKS:
-            capacity, then = self._backend.capacity(self.volume_id), at
-            if capacity is not None:
-                reserve = min(self._options.reserve_bytes, capacity.total // 16)
-                capacity = Capacity(capacity.total, capacity.free - log.unstored - reserve)
-            self._asked = now, then, capacity
-        if capacity is None:
-            return None
-        return Capacity(capacity.total, max(0, capacity.free - (at - then << BLOCK_SHIFT)))
-
-    def shortage(self) -> NoSpace | None:
-        """The error for whoever wants files to grow where the store has no room for that."""
-        capacity = self.capacity()
-        if capacity is None or capacity.free:
-            return None
-        return NoSpace(
-            f'volume "{self.volume_id}" cannot grow: its store is full but for a reserve',
-            hint="free space on the store, or delete files or snapshots of the volume",
-        )
 
     def fail(self, error: FusevolError) -> None:
         """Take no more writes and make no more barriers, but raise `error`."""
@@ -289,7 +253,7 @@ class LogVolume:
             for address, count in runs:
                 await self._backend.discard(self.volume_id, count << BLOCK_SHIFT, address << BLOCK_SHIFT)
                 state.free.remove([(address, count)])
-            self._asked = (0.0, 0, None)
+            self.room.ask_anew()
 
     async def reclaim(self) -> None:
         """Checkpoint, and give back all dead space there is. Raises as `flush` does."""
@@ -298,7 +262,7 @@ class LogVolume:
 
     async def relieve(self) -> None:
         """Where the store is all but full, give back what is dead, if that is something. Notes what that fails with."""
-        if self.shortage() is None:
+        if self.room.shortage() is None:
             return
         if self.state.free.blocks + len(self.path.dead()) << BLOCK_SHIFT < _RELIEF:
             return

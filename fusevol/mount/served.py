@@ -218,7 +218,7 @@ class Served:
     def status(self) -> dict[str, Any]:
         """State, durability, and what went wrong last."""
         durability = self.volume.durability
-        error = self.commit_error or self.volume.background_error or self.volume.shortage()
+        error = self.commit_error or self.volume.background_error or self.volume.room.shortage()
         return {
             "state": "error" if error else "mounted",
             "error": str(error) if error else None,

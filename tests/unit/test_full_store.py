@@ -59,7 +59,7 @@ async def fill(filesystem: Filesystem) -> dict[bytes, bytes]:
 async def test_what_is_there_stays_readable_and_what_is_deleted_makes_room_for_the_next_write() -> None:
     async with on_a_small_store() as (filesystem, volume):
         kept = await fill(filesystem)
-        assert volume.shortage() is not None
+        assert volume.room.shortage() is not None
         for name in [b"1", b"3"]:
             ino = filesystem.lookup(ROOT, name).ino
             filesystem.unlink(ROOT, name)
@@ -104,5 +104,5 @@ async def test_a_store_that_does_not_know_how_full_it_is_is_taken_as_endless() -
     backend = MemoryBackend()
     await create_volume(backend, "v")
     async with open_volume(backend, "v") as volume:
-        assert volume.capacity() is None
-        assert volume.shortage() is None
+        assert volume.room.capacity() is None
+        assert volume.room.shortage() is None
