@@ -129,12 +129,11 @@ def set_read_ahead(mounted: Mount, kib: int) -> bool:
 def set_dirty_share(mounted: Mount, percent: int) -> bool:
     """Let the mount have up to this share of what the machine may keep unwritten; False where that is not allowed.
 
-    Of a FUSE mount the kernel writes dirty pages out as soon as they are more than 1 % of that, in the order of their
-    writing: a random write of 4 KiB is a request of 4 KiB then. The limit is there because a server that needs memory
-    to clean memory might wait for itself; what is given here is small enough to leave most memory clean, and a
-    process that may is marked as one that others wait for (`syscalls.mark_as_flusher`). Linux 6.2 and later.
+    A FUSE mount has 1 % of it, a hard limit, since a server that needs memory to clean memory might wait for itself.
+    That is little enough to have random writes of 4 KiB come one by one. A little more, and they come joined and in
+    order; much more, and a long sequential write is not begun to be written out before it is over.
     """
-    return _set(mounted, "max_ratio", percent) and _set(mounted, "strict_limit", 0)
+    return _set(mounted, "max_ratio", percent)
 
 
 def _set(mounted: Mount, setting: str, value: int) -> bool:

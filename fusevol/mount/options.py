@@ -46,8 +46,8 @@ class MountOptions:
     #: The mount's read-ahead, where it may be set (as root). 0 leaves the kernel's 128 KiB.
     read_ahead_kb: int = 4096
     #: How much of what the machine may keep unwritten may be this mount's, in percent, where that may be set (as root).
-    #: 0 leaves the kernel's strict limit of 1.
-    dirty_share: int = 50
+    #: 0 leaves what the kernel gives, which is 1.
+    dirty_share: int = 5
 
     #: Do the INIT handshake here; without, libfuse mounts, and its flags hold.
     handshake: bool = True

@@ -34,7 +34,6 @@ import trio
 
 import fusevol.errors
 from fusevol.errors import BackendError, FusevolError, InvalidArgument, exit_code_of
-from fusevol.mount.syscalls import mark_as_flusher
 
 __all__ = ["Arguments", "Entry", "run", "spawn"]
 
@@ -130,8 +129,6 @@ def run(entry: Entry | str, arguments: Arguments, *, ready: Callable[[], None] |
             # Not cancelled with `work`, so that a second signal is heard while the first is obeyed.
             nursery.cancel_scope.cancel()
 
-    with contextlib.suppress(OSError):
-        mark_as_flusher()
     try:
         trio.run(supervised)
     except BaseException as error:

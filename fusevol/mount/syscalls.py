@@ -1,4 +1,4 @@
-"""The system calls that Python does not have: mount(2), umount2(2), syncfs(2), prctl(2).
+"""The system calls that Python does not have: mount(2), umount2(2), syncfs(2).
 
 Through ctypes, which lets go of the interpreter lock while it waits. All of them may wait for the
 filesystem concerned, so on the own mount they are called from threads only.
@@ -8,15 +8,12 @@ import ctypes
 import enum
 import os
 
-__all__ = ["MountFlag", "UnmountFlag", "mark_as_flusher", "mount", "syncfs", "umount2"]
+__all__ = ["MountFlag", "UnmountFlag", "mount", "syncfs", "umount2"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.syncfs.argtypes = [ctypes.c_int]
-_libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
-
-_PR_SET_IO_FLUSHER = 57
 
 
 class MountFlag(enum.IntFlag):
@@ -52,15 +49,6 @@ def umount2(target: os.PathLike[str], flags: UnmountFlag = UnmountFlag.NONE) -> 
 def syncfs(fd: int) -> None:
     """syncfs(2): returns when everything written to the filesystem of `fd` is on stable storage; raises OSError."""
     _check(_libc.syncfs(fd), None)
-
-
-def mark_as_flusher() -> None:
-    """prctl(PR_SET_IO_FLUSHER): others wait for what this thread, and threads it starts from now on, write.
-
-    The memory they allocate does not wait for dirty pages to be cleaned, and they are not held up for pages that
-    others dirtied. Raises OSError, EPERM without CAP_SYS_RESOURCE.
-    """
-    _check(_libc.prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0), None)
 
 
 def _check(result: int, target: os.PathLike[str] | None) -> None:
