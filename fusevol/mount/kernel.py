@@ -133,7 +133,8 @@ def set_dirty_share(mounted: Mount, percent: int) -> bool:
     That is little enough to have random writes of 4 KiB come one by one. A little more, and they come joined and in
     order; much more, and a long sequential write is not begun to be written out before it is over.
     """
-    return _set(mounted, "max_ratio", percent)
+    # The least it may have as well: between the two goes by who wrote much lately, and a new mount has not.
+    return _set(mounted, "max_ratio", percent) and _set(mounted, "min_ratio", percent)
 
 
 def _set(mounted: Mount, setting: str, value: int) -> bool:

@@ -203,7 +203,9 @@ def test_a_mount_may_keep_its_share_of_dirty_pages(tmp_path: Path) -> None:
     with serving(tmp_path, dirty_share=30) as server:
         mounted = find(server.mountpoint)
         assert mounted is not None
-        assert Path(f"/sys/class/bdi/0:{mounted.device[1]}/max_ratio").read_text() == "30\n"
+        settings = Path(f"/sys/class/bdi/0:{mounted.device[1]}")
+        assert (settings / "max_ratio").read_text() == "30\n"
+        assert (settings / "min_ratio").read_text() == "30\n"
 
 
 def test_the_mount_table_says_whose_it_is_and_how_it_is_mounted(tmp_path: Path) -> None:
