@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import trio
@@ -14,7 +13,7 @@ from fusevol.driver import snapmounts
 from fusevol.driver.attachment import attached, believed, detached
 from fusevol.driver.context import Context
 from fusevol.driver.mounts import detach_dead
-from fusevol.errors import FusevolError, InvalidArgument, NotSupported, VolumeNotFound
+from fusevol.errors import FusevolError, NotSupported, VolumeNotFound
 from fusevol.home import Home
 from fusevol.mount.options import MountOptions
 from fusevol.mount.process import Arguments
@@ -25,19 +24,6 @@ __all__ = ["mount_options", "serve_mount", "serve_snapshot_mount"]
 
 log = logging.getLogger(__name__)
 
-_FLAGS = {
-    "ro": ("read_only", True),
-    "rw": ("read_only", False),
-    "nosuid": ("nosuid", True),
-    "suid": ("nosuid", False),
-    "nodev": ("nodev", True),
-    "dev": ("nodev", False),
-    "noexec": ("noexec", True),
-    "exec": ("noexec", False),
-    "noatime": ("noatime", True),
-    "relatime": ("noatime", False),
-    "allow_other": ("allow_other", True),
-}
 _CONTROL = ("rw", "ro", "off")
 
 
@@ -46,19 +32,13 @@ def mount_options(options: Mapping[str, str], name: str) -> tuple[MountOptions, 
 
     Raises InvalidArgument for an option that is not known.
     """
-    found: dict[str, Any] = {}
-    control = "rw"
+    control, words = "rw", []
     for key, value in options.items():
         if key == "control" and value in _CONTROL:
             control = value
-        elif key in _FLAGS and not value:
-            field, setting = _FLAGS[key]
-            found[field] = setting
         else:
-            said = f"{key}={value}" if value else key
-            known = ", ".join([*_FLAGS, "control=" + "|".join(_CONTROL)])
-            raise InvalidArgument(f'mount option "{said}" is not known', hint=f"known are: {known}")
-    return MountOptions(fsname=name, **found), control
+            words.append(f"{key}={value}" if value else key)
+    return MountOptions(fsname=name).with_words(words, also="control=" + "|".join(_CONTROL)), control
 
 
 async def serve_mount(arguments: Arguments, ready: Callable[[], None]) -> None:

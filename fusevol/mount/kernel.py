@@ -49,6 +49,9 @@ _threads = trio.CapacityLimiter(64)
 _NOTIFICATION = struct.Struct("<IiQ")
 _INC_EPOCH = 8
 
+#: How many mounts of ours are promised a share of the machine's dirty pages.
+_FEW_MOUNTS = 4
+
 
 async def in_thread(function: Callable[[], T], *, abandon_on_cancel: bool = False) -> T:
     """Run what may wait for the own mount, in a thread that no handler competes for."""
@@ -133,8 +136,13 @@ def set_dirty_share(mounted: Mount, percent: int) -> bool:
     That is little enough to have random writes of 4 KiB come one by one. A little more, and they come joined and in
     order; much more, and a long sequential write is not begun to be written out before it is over.
     """
-    # The least it may have as well: between the two goes by who wrote much lately, and a new mount has not.
-    return _set(mounted, "max_ratio", percent) and _set(mounted, "min_ratio", percent)
+    if not _set(mounted, "max_ratio", percent):
+        return False
+    # Below that it goes by who wrote much lately, and a new mount has not; so it is promised its share. What is
+    # promised is kept from the machine's disks when many pages are dirty: not where volumes are many.
+    if sum(mount.fstype == FSTYPE for mount in mounts()) <= _FEW_MOUNTS:
+        _set(mounted, "min_ratio", percent)
+    return True
 
 
 def _set(mounted: Mount, setting: str, value: int) -> bool:

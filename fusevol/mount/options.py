@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 from fusevol.errors import InvalidArgument
 
@@ -69,13 +70,16 @@ class MountOptions:
         if not self.fsname or "\0" in self.fsname:
             raise InvalidArgument(f"fsname {self.fsname!r} is empty or has a NUL in it")
 
-    def with_words(self, words: str) -> MountOptions:
-        """These options, changed by `words` as mount(8) takes them after -o: "ro,nosuid,allow_other"."""
+    def with_words(self, words: Iterable[str], *, also: str = "") -> MountOptions:
+        """These options, changed by words as mount(8) has them after -o: "ro", "nosuid".
+
+        Raises InvalidArgument for a word that is not known; `also` is what else the hint is to name.
+        """
         changes: dict[str, bool] = {}
-        for word in filter(None, words.split(",")):
+        for word in words:
             if word not in _WORDS:
-                known = ", ".join(sorted(_WORDS))
-                raise InvalidArgument(f'mount option "{word}" is unknown', hint=f"known are {known}")
+                known = ", ".join([*_WORDS, *filter(None, [also])])
+                raise InvalidArgument(f'mount option "{word}" is not known', hint=f"known are: {known}")
             changes |= _WORDS[word]
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
@@ -93,6 +97,7 @@ _WORDS: dict[str, dict[str, bool]] = {
     "noexec": {"noexec": True},
     "exec": {"noexec": False},
     "noatime": {"noatime": True},
+    "relatime": {"noatime": False},
     "wakeful": {"wakeful": True},
     "nowakeful": {"wakeful": False},
 }

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from fusevol.driver.server import mount_options
 from fusevol.mount.options import MountOptions
 from fusevol.mount.wakeful import RATE, SPELL, Wakefulness
 
@@ -71,5 +72,6 @@ async def test_where_it_may_not_it_does_not(tmp_path: Path) -> None:
 
 def test_it_can_be_asked_for_and_forbidden() -> None:
     assert MountOptions().wakeful is None
-    assert MountOptions().with_words("wakeful").wakeful is True
-    assert MountOptions().with_words("nowakeful").wakeful is False
+    assert MountOptions().with_words(["wakeful"]).wakeful is True
+    assert MountOptions().with_words(["nowakeful"]).wakeful is False
+    assert mount_options({"nowakeful": ""}, "web")[0].wakeful is False
