@@ -19,7 +19,7 @@ def mount(
         typer.Option(
             "-o",
             metavar="OPTIONS",
-            help="Mount options, by commas: ro, noatime, nosuid, nodev, noexec, control=rw|ro|off.",
+            help="Mount options, by commas: ro, noatime, nosuid, nodev, noexec, nowakeful, control=rw|ro|off.",
         ),
     ] = None,
     foreground: Annotated[bool, typer.Option("--foreground", help="Serve in this process, until unmounted.")] = False,
