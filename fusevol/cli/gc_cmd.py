@@ -22,7 +22,8 @@ def gc(
     """Give back dead space, and remove leftovers.
 
     Volumes give space back by themselves as they are written; this does it to the last block, now; of
-    mounted volumes through their mount. Leftovers are what an interrupted command made and did not finish.
+    mounted volumes through their mount. Leftovers are what an interrupted command made and did not finish, and,
+    without names, mounts whose process is gone.
 
     Example:
 
@@ -30,14 +31,17 @@ def gc(
       fusevol gc
     """
     from fusevol.driver import LocalDriver
-    from fusevol.driver.upkeep import Reclaimed
+    from fusevol.driver.upkeep import REMOVED, Reclaimed
 
     async def work(driver: LocalDriver) -> list[Reclaimed]:
+        done = []
         if names:
             volumes = [await driver.resolve(name) for name in names]
         else:
+            found = await driver.reconcile()
+            done += [Reclaimed(name=name, note=REMOVED) for name in found.removed]
+            done += [Reclaimed(name=path, note="unmounted: its process was gone") for path in found.unmounted]
             volumes = [volume for volume, _ in await driver.store.volumes()]
-        done = []
         with progress("gc", unit="volumes") as tell:
             for number, volume in enumerate(volumes):
                 tell(number, len(volumes))

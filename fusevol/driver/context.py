@@ -9,7 +9,7 @@ import trio
 from fusevol.api import Volume, VolumeState
 from fusevol.driver.attachment import believed, is_mounted, server_of, this_node
 from fusevol.driver.control import Control
-from fusevol.driver.mounts import detach_dead
+from fusevol.driver.mounts import take_away
 from fusevol.errors import (
     CorruptData,
     FusevolError,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fusevol.backends.base import Backend
     from fusevol.log import LogVolume
 
-__all__ = ["POOL_LABEL", "RESERVED_LABELS", "Context", "named", "pool_of"]
+__all__ = ["LEFTOVER", "POOL_LABEL", "RESERVED_LABELS", "Context", "named", "pool_of"]
 
 T = TypeVar("T")
 
@@ -36,7 +36,8 @@ POOL_LABEL = "fusevol.pool"
 
 _ATTEMPTS = 5
 _PAUSE = 0.02
-_LEFTOVER = (VolumeState.PENDING, VolumeState.DELETED)
+#: States in which an operation that was interrupted leaves a volume.
+LEFTOVER = (VolumeState.PENDING, VolumeState.DELETED)
 
 
 def pool_of(volume: Volume) -> str:
@@ -114,7 +115,7 @@ class Context:
         seen = await self.store.get_vol(volume_id)
         async with self.lock(seen):
             record = await self.store.get_vol(volume_id)
-            if record.state in _LEFTOVER:
+            if record.state in LEFTOVER:
                 await self.remove(record)
                 interrupted = "creation" if record.state is VolumeState.PENDING else "deletion"
                 raise VolumeNotFound(
@@ -137,7 +138,7 @@ class Context:
             truth = believed(record)
         if truth.state is VolumeState.DETACHED and record.state is not VolumeState.DETACHED:
             for path in record.attach_path:
-                await trio.to_thread.run_sync(detach_dead, path)
+                await take_away(path)
             return await self.change(record.id, believed)
         return truth
 
@@ -179,7 +180,7 @@ class Context:
         The volume need not be held, and may be mounted. Whoever has it open may give back what is being read; what
         then looks like damage is gone the next time, since the volume does not refer to it any more.
         """
-        if volume.state in _LEFTOVER:
+        if volume.state in LEFTOVER:
             raise VolumeBusy(f'volume "{volume.locator.name}" is being created or deleted')
         for _ in range(_ATTEMPTS):
             try:

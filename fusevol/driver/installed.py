@@ -8,6 +8,7 @@ A package adds one in its pyproject.toml; the function takes the parameters of `
 Listing imports nothing. What is wrong with a package is told when its driver is registered.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from inspect import isawaitable
 from typing import TYPE_CHECKING
@@ -77,7 +78,7 @@ def _package(point: "EntryPoint") -> str:
 
 
 async def new_local_driver(params: Mapping[str, str]) -> VolumeDriver:
-    """The driver `local`: the volumes of one state directory.
+    """The driver `local`: the volumes of one state directory, put in order first (`LocalDriver.reconcile`).
 
     params: home, its path; without, that of $FUSEVOL_HOME and so on. Raises InvalidArgument for any other parameter
     or a mistake in the configuration, and what opening the records raises.
@@ -93,6 +94,8 @@ async def new_local_driver(params: Mapping[str, str]) -> VolumeDriver:
     driver = LocalDriver(Home(params.get("home")))
     try:
         await driver.store.open()
+        for line in (await driver.reconcile()).lines:
+            logging.getLogger(__name__).info("%s", line)
     except BaseException:
         await driver.shutdown()
         raise

@@ -29,6 +29,7 @@ from fusevol.driver.attachment import believed
 from fusevol.driver.context import POOL_LABEL, Context, pool_of
 from fusevol.driver.mounting import Mounting, absolute
 from fusevol.driver.rawbytes import RawBytes
+from fusevol.driver.reconciliation import Reconciled, reconcile
 from fusevol.driver.snapshots import CLONE_LABEL, Snapshots
 from fusevol.driver.specs import check_labels, check_spec, own_labels
 from fusevol.driver.statistics import Statistics
@@ -354,6 +355,13 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
             return await self.snapshots.restore(volume, snapshot.locator.name)
 
     # -- the whole --------------------------------------------------------------------------------
+
+    async def reconcile(self) -> Reconciled:
+        """Put in order what processes that died, or a reboot, left behind, on all volumes; say what was done.
+
+        Raises BackendError, CorruptData for the records alone.
+        """
+        return await reconcile(self.context, self.snapshots)
 
     async def status(self) -> list[tuple[str, str]]:
         """How the driver is, as pairs of key and value for people."""

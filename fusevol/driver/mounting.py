@@ -15,7 +15,7 @@ from fusevol.driver import snapmounts
 from fusevol.driver.attachment import server_of
 from fusevol.driver.context import Context
 from fusevol.driver.control import Control
-from fusevol.driver.mounts import detach_dead, is_ours, mount_at
+from fusevol.driver.mounts import is_ours, mount_at, take_away
 from fusevol.errors import BackendError, InvalidArgument, NotSupported, VolumeBusy, VolumeDetached
 from fusevol.mount.mounttable import places
 from fusevol.store.processes import Process
@@ -74,7 +74,7 @@ class Mounting:
         from fusevol.mount.process import spawn
 
         # Whichever volume it was of: nobody can use it any more.
-        await trio.to_thread.run_sync(detach_dead, path)
+        await take_away(path)
         # Before anything of the volume is touched: most mistakes are made here.
         await trio.to_thread.run_sync(check_mountpoint, Path(path))
         arguments = self.arguments(record, path, options)
@@ -122,7 +122,7 @@ class Mounting:
         from fusevol.mount.syscalls import MountFlag, mount
 
         first = volume.attach_path[0]
-        await trio.to_thread.run_sync(detach_dead, path)
+        await take_away(path)
         await trio.to_thread.run_sync(check_mountpoint, Path(path))
         # First the record, in which a path without a mount means nothing.
         after = await self._context.change(volume.id, lambda now: _with(now, path))
@@ -204,7 +204,7 @@ class Mounting:
         where = absolute(path) if path else next(iter(found), "")
         if where not in found:
             if where:
-                await trio.to_thread.run_sync(detach_dead, where)
+                await take_away(where)
             await self._context.change(snapshot.id, lambda record: snapmounts.unmounted(record, where, record.error))
             raise VolumeDetached(f'snapshot "{name}" is not mounted{f" on {where}" if where else ""}')
         await trio.to_thread.run_sync(lambda: _unmount(where, f'snapshot "{name}"'))

@@ -7,14 +7,18 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import trio
+
 from fusevol.mount.mounttable import Mount, find
 
-__all__ = ["FS_TYPE", "Mount", "detach_dead", "is_dead", "is_ours", "mount_at"]
+__all__ = ["FS_TYPE", "Mount", "detach_dead", "is_dead", "is_ours", "mount_at", "take_away"]
 
 #: The type under which volumes are mounted.
 FS_TYPE = "fuse.fusevol"
 
 _MNT_DETACH = 2
+#: Seconds after which a mount that has said nothing counts as served.
+_PATIENCE = 2.0
 
 
 def is_ours(mount: Mount | None) -> bool:
@@ -47,3 +51,10 @@ def detach_dead(path: str) -> bool:
     if helper is None:
         return False
     return subprocess.run([helper, "-u", "-z", "--", path], capture_output=True, check=False).returncode == 0
+
+
+async def take_away(path: str) -> bool:
+    """`detach_dead`, which does not wait for long: a dead mount says so at once, any other may not answer at all."""
+    with trio.move_on_after(_PATIENCE):
+        return await trio.to_thread.run_sync(detach_dead, path, abandon_on_cancel=True)
+    return False

@@ -17,10 +17,23 @@ from fusevol.errors import CorruptData, FusevolError, NotSupported, ReadOnly, Vo
 if TYPE_CHECKING:
     from fusevol.log import Damage, LogVolume, ScrubReport
 
-__all__ = ["CheckReport", "Overview", "PoolState", "Problem", "Reclaimed", "SnapshotSize", "Upkeep", "VolumeUsage"]
+__all__ = [
+    "REMOVED",
+    "CheckReport",
+    "Overview",
+    "PoolState",
+    "Problem",
+    "Reclaimed",
+    "SnapshotSize",
+    "Upkeep",
+    "VolumeUsage",
+]
 
 #: Called with the bytes verified so far, and about how many there are.
 Progress = Callable[[int, int], None]
+
+#: The note on a volume that is no more.
+REMOVED = "removed: its creation or deletion was interrupted"
 
 _BLOCK = 4096
 
@@ -205,7 +218,7 @@ class Upkeep:
                         await log.reclaim()
                 return Reclaimed(name=name, freed=max(0, before - await backend.used_size(held.id)))
         except VolumeNotFound:
-            return Reclaimed(name=name, note="removed: its creation or deletion was interrupted")
+            return Reclaimed(name=name, note=REMOVED)
         except (VolumeBusy, NotSupported, ReadOnly) as error:
             return Reclaimed(name=name, note=str(error))
 
