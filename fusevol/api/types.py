@@ -195,12 +195,14 @@ class VolumeConsumer(Record, frozen=True, kw_only=True):
     """Someone who uses a volume.
 
     name: how the consumer calls itself (Docker: the mount id). type: what it is ("docker").
-    node_id: the node it is on. count: how many times it mounted the volume and did not unmount it.
+    node_id: the node it is on, boot: and the boot of that, which it does not outlive.
+    count: how many times it mounted the volume and did not unmount it.
     """
 
     name: str
     type: str = ""
     node_id: str = ""
+    boot: str = ""
     count: int = 1
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from fusevol.cli import (
     restore_cmd,
     rm_cmd,
     scrub_cmd,
+    serve_cmd,
     set_cmd,
     snapshot_cmd,
     snapshots_cmd,
@@ -57,6 +58,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "scrub": scrub_cmd.scrub,
     "gc": gc_cmd.gc,
     "status": status_cmd.status,
+    "serve": serve_cmd.serve,
     "completion": completion_cmd.completion,
 }
 

@@ -30,6 +30,8 @@ CONTROL_DIRECTORY = ".fusevol"
 
 #: Seconds after which a mount that does not answer is given up.
 _PATIENCE = 60.0
+#: How many threads may touch one mount at once.
+_THREADS = 8
 
 _ERRORS: dict[int, type[FusevolError]] = {
     errno.EEXIST: AlreadyExists,
@@ -41,6 +43,18 @@ _ERRORS: dict[int, type[FusevolError]] = {
     errno.EOPNOTSUPP: NotSupported,
     errno.ENOTCONN: VolumeDetached,
 }
+
+
+#: Threads that touch a mount, by its path: those of one that hangs must leave enough for the others.
+_threads: trio.lowlevel.RunVar[dict[Path, trio.CapacityLimiter]] = trio.lowlevel.RunVar("_threads")
+
+
+def _threads_for(path: Path) -> trio.CapacityLimiter:
+    try:
+        found = _threads.get()
+    except LookupError:
+        _threads.set(found := {})
+    return found.setdefault(path, trio.CapacityLimiter(_THREADS))
 
 
 class Control:
@@ -58,7 +72,7 @@ class Control:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         with trio.move_on_after(self._patience):
-            return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+            return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=_threads_for(self.path))
         raise VolumeBusy(
             f'the mount of volume "{self.name}" on {self.path.parent} has not answered for {self._patience:g} seconds'
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["Process"]
+__all__ = ["Process", "boot_id"]
 
 _ZOMBIE = b"Z"
 

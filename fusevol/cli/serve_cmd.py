@@ -1,0 +1,85 @@
+"""fusevol serve."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusevol.cli.settings import home
+from fusevol.errors import InvalidArgument
+
+__all__ = ["serve"]
+
+_SHORTEST, _LONGEST = 0.5, 3600.0
+
+
+def serve(
+    plugin_socket: Annotated[Path, typer.Option(metavar="PATH", help="Where dockerd finds the volume plugin.")] = Path(
+        "/run/docker/plugins/fusevol.sock"
+    ),
+    api_socket: Annotated[Path, typer.Option(metavar="PATH", help="Where the REST API and the metrics are.")] = Path(
+        "/run/fusevol/api.sock"
+    ),
+    listen: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="Have the REST API and the metrics on TCP as well; with --token-file."),
+    ] = "",
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The token that those on TCP must know, for nobody else to read."),
+    ] = None,
+    mounts: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where volumes are mounted; otherwise mounts/ in the state directory."),
+    ] = None,
+    docker_socket: Annotated[
+        str, typer.Option(metavar="PATH", help="The engine to ask which containers run; '' for none.")
+    ] = "/var/run/docker.sock",
+    patience: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long a caller waits for a volume that does not answer.")
+    ] = 30.0,
+    stale_after: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="When to believe the engine that no container uses a volume any more."),
+    ] = 60.0,
+) -> None:
+    """Serve volumes to Docker, and the REST API and metrics, in the foreground.
+
+    `docker volume create -d fusevol` makes volumes here, those made otherwise can be used by containers too. It takes
+    the options (-o) that fusevol create takes as --opt.
+
+    Ending it, in whatever way, leaves mounts and containers as they are; a new one goes on where it ended. A mount
+    whose process was killed is mounted again. It logs to stderr, and tells systemd when it is ready; fusevol
+    service installs it there.
+
+    Example:
+
+    \b
+      fusevol serve
+      docker volume create -d fusevol -o size=10G web
+      docker run -v web:/data debian
+      curl --unix-socket /run/fusevol/api.sock http://localhost/v1/volumes
+    """
+    for option, seconds in (("--patience", patience), ("--stale-after", stale_after)):
+        if not _SHORTEST <= seconds <= _LONGEST:
+            raise InvalidArgument(f"{option} {seconds:g} is not between {_SHORTEST:g} and {_LONGEST:g} seconds")
+
+    import logging
+
+    from fusevol.daemon.serve import Settings
+    from fusevol.daemon.serve import serve as run_daemon
+    from fusevol.mount.process import run
+
+    settings = Settings(
+        plugin_socket=plugin_socket.absolute(),
+        api_socket=api_socket.absolute(),
+        mounts=(mounts or home().path / "mounts").absolute(),
+        docker_socket=Path(docker_socket) if docker_socket else None,
+        listen=listen,
+        token_file=token_file,
+        patience=patience,
+        stale_after=stale_after,
+    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    run(lambda _, ready: run_daemon(home(), settings, ready), {})

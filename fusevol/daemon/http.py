@@ -1,0 +1,99 @@
+"""What the HTTP services of the daemon share: bodies of bounded size, JSON in and out, errors as JSON."""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fusevol.errors import (
+    AlreadyExists,
+    BackendError,
+    DriverNotFound,
+    FusevolError,
+    InvalidArgument,
+    NoSpace,
+    NotSupported,
+    ReadOnly,
+    VolumeBusy,
+    VolumeDetached,
+    VolumeHasSnapshots,
+    VolumeNotFound,
+)
+
+__all__ = ["Endpoint", "error_handlers", "json_response", "read_json", "status_of", "text_of"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+#: Bytes that a request may have.
+_BODY_MAX = 1 << 20
+
+#: The first that fits counts.
+_STATUS: tuple[tuple[type[FusevolError], int], ...] = (
+    (VolumeNotFound, 404),
+    (DriverNotFound, 404),
+    (InvalidArgument, 400),
+    (NotSupported, 422),
+    (AlreadyExists, 409),
+    (VolumeBusy, 409),
+    (VolumeDetached, 409),
+    (VolumeHasSnapshots, 409),
+    (ReadOnly, 409),
+    (NoSpace, 507),
+    (BackendError, 502),
+)
+
+
+def status_of(error: FusevolError) -> int:
+    """The HTTP status of an error."""
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+
+
+def text_of(error: FusevolError) -> str:
+    """An error and its hint in one line."""
+    return f"{error} ({error.hint})" if error.hint else str(error)
+
+
+async def read_json(request: Request, kind: type[T]) -> T:
+    """The body of a request; an empty one is an empty object. Raises HTTPException for what is not of that kind."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _BODY_MAX:
+            raise HTTPException(413, f"the request has more than {_BODY_MAX} bytes")
+    try:
+        return msgspec.json.decode(bytes(body) or b"{}", type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise HTTPException(400, f"the request makes no sense: {error}") from None
+
+
+def json_response(answer: object, status: int = 200, *, media_type: str = "application/json") -> Response:
+    """An answer as JSON."""
+    return Response(msgspec.json.encode(answer), status, media_type=media_type)
+
+
+def error_handlers(
+    shape: Callable[[str], object], status: Callable[[FusevolError], int] = status_of
+) -> Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]:
+    """Handlers that answer with `shape(message)`, for errors of ours, of HTTP and all others."""
+
+    async def ours(request: Request, error: Exception) -> Response:
+        assert isinstance(error, FusevolError)
+        log.info("%s %s: %s", request.method, request.url.path, error)
+        return json_response(shape(text_of(error)), status(error))
+
+    async def http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return json_response(shape(error.detail), error.status_code)
+
+    async def other(request: Request, error: Exception) -> Response:
+        log.error("%s %s: unexpected", request.method, request.url.path, exc_info=error)
+        return json_response(shape(f"internal error: {type(error).__name__}; the log has more"), 500)
+
+    return {FusevolError: ours, HTTPException: http, Exception: other}
