@@ -23,7 +23,7 @@ from fusevol.docker.counts import Counts
 from fusevol.docker.engine import Engine
 from fusevol.docker.volumes import DockerVolumes
 from fusevol.driver import LocalDriver
-from fusevol.errors import BackendError, InvalidArgument, VolumeBusy
+from fusevol.errors import BackendError, FusevolError, InvalidArgument, VolumeBusy
 from fusevol.home import Home
 
 __all__ = ["PLUGIN_NAME", "Settings", "serve"]
@@ -84,6 +84,8 @@ async def serve(home: Home, settings: Settings, ready: Callable[[], None]) -> No
                 await nursery.start(_serve_app, app, listener.fileno())
             if tcp is not None:
                 await nursery.start(_serve_app, Guarded(rest, token), tcp.fileno())
+            # Not before the sockets answer: it waits for stores, of which one may hang.
+            nursery.start_soon(_reconcile, driver)
             nursery.start_soon(Supervisor(driver, work, known).run)
             nursery.start_soon(Counts(volumes, stale_after=settings.stale_after).run)
             log.info(
@@ -95,6 +97,15 @@ async def serve(home: Home, settings: Settings, ready: Callable[[], None]) -> No
                 await trio.sleep_forever()
             finally:
                 notify("STOPPING=1")
+
+
+async def _reconcile(driver: LocalDriver) -> None:
+    """Put in order what was left by crashes and reboots."""
+    try:
+        for line in (await driver.reconcile()).lines:
+            log.info("%s", line)
+    except FusevolError as error:
+        log.error("what crashes left could not be put in order: %s", error)
 
 
 async def _serve_app(app: ASGIApp, fd: int, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED) -> None:

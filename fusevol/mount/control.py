@@ -243,7 +243,7 @@ class Control:
         return self._served.volume.durability._asdict()
 
     async def _active_count(self) -> int:
-        return sum(not self.owns(request.inode) for request in self._served.requests.active())
+        return len(self._served.requests)
 
     async def _active(self) -> object:
         return self._served.active()

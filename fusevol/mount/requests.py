@@ -73,4 +73,5 @@ class Requests:
         ]
 
     def __len__(self) -> int:
-        return len(self._active)
+        """How many are being served, not counting those of control files: the question itself is one."""
+        return sum(inode < CONTROL_NODE for _, inode, _ in self._active.values())
