@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +23,7 @@ from fusevol.cli import (
     rm_cmd,
     scrub_cmd,
     serve_cmd,
+    service_cmd,
     set_cmd,
     snapshot_cmd,
     snapshots_cmd,
@@ -35,7 +36,7 @@ from fusevol.cli import (
 from fusevol.cli.completion_cmd import COMPLETION_VARIABLE
 from fusevol.cli.settings import choose_home
 
-__all__ = ["make_app"]
+__all__ = ["check_arguments", "make_app"]
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "create": create_cmd.create,
@@ -77,7 +78,16 @@ def make_app() -> typer.Typer:
     for name, function in _COMMANDS.items():
         app.command(name, context_settings=context)(function)
     app.add_typer(pool_cmd.make_app(context), name="pool")
+    app.add_typer(service_cmd.make_app(context), name="service")
     return app
+
+
+def check_arguments(command: str, arguments: list[str]) -> None:
+    """Raise the error of usage that a command would, with these arguments, without running it."""
+    # Of click's, which is a part of newer versions of typer.
+    group: Any = typer.main.get_command(make_app())
+    with group.commands[command].make_context(f"fusevol {command}", list(arguments)):
+        pass
 
 
 def _version(wanted: bool) -> None:

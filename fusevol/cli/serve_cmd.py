@@ -8,7 +8,10 @@ import typer
 from fusevol.cli.settings import home
 from fusevol.errors import InvalidArgument
 
-__all__ = ["serve"]
+__all__ = ["PLUGIN_SOCKET", "serve"]
+
+#: dockerd takes the name of the driver from that of the socket.
+PLUGIN_SOCKET = Path("/run/docker/plugins/fusevol.sock")
 
 _SHORTEST, _LONGEST = 0.5, 3600.0
 

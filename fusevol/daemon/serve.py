@@ -26,12 +26,9 @@ from fusevol.driver import LocalDriver
 from fusevol.errors import BackendError, FusevolError, InvalidArgument, VolumeBusy
 from fusevol.home import Home
 
-__all__ = ["PLUGIN_NAME", "Settings", "serve"]
+__all__ = ["Settings", "serve"]
 
 log = logging.getLogger(__name__)
-
-#: The driver's name for `docker volume create -d`: dockerd takes it from the name of the socket.
-PLUGIN_NAME = "fusevol"
 
 #: Threads in all: hung volumes must leave some for the others.
 _THREADS = 400
