@@ -56,6 +56,11 @@ def inspect(
             ("created", found.created), ("mounted on", "\n".join(found.mounted_on) or "-"),
             ("snapshots", str(found.snapshots)),
         ]  # fmt: skip
+        if found.lease:
+            unseen = "" if found.lease.life == "runs" else "; whether it still runs cannot be seen from here"
+            fields.append(
+                ("attached by", f"{found.lease.holder} of {found.lease.node}, since {found.lease.since}{unseen}")
+            )
         if found.mount_options:
             words = [f"{key}={value}" if value else key for key, value in found.mount_options.items()]
             fields.append(("mount options", ",".join(words)))

@@ -22,6 +22,12 @@ def mount(
             help="Mount options, by commas: ro, noatime, nosuid, nodev, noexec, nowakeful, control=rw|ro|off.",
         ),
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Take it from a process on another host, or in a container, that is sure to have ended."
+        ),
+    ] = False,
     foreground: Annotated[bool, typer.Option("--foreground", help="Serve in this process, until unmounted.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -31,6 +37,10 @@ def mount(
     the directory .fusevol has files to snapshot, restore and look at the volume with; it is not listed.
 
     A snapshot is mounted by itself, read-only, on as many paths as you like, whether its volume is mounted or not.
+
+    A volume is attached by one process at a time. When that has ended on this host, the volume is free again. Of one on
+    another host or in a container that cannot be seen; --force takes the volume from it, and should it still run,
+    it can write nothing more.
 
     Example:
 
@@ -47,12 +57,12 @@ def mount(
     from fusevol.driver.mounting import absolute
 
     if foreground:
-        _serve(name, absolute(path), options)
+        _serve(name, absolute(path), options, force=force)
         return
 
     async def work(driver: LocalDriver) -> dict[str, str]:
         volume = await driver.resolve(name)
-        mounted = await driver.mounting.mount(volume.id, path, options)
+        mounted = await driver.mounting.mount(volume.id, path, options, force=force)
         return {"id": mounted.id, "name": await display_name(driver, mounted), "path": absolute(path)}
 
     done = drive(work)
@@ -67,7 +77,7 @@ def _parse(words: list[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _serve(name: str, path: str, options: dict[str, str]) -> None:
+def _serve(name: str, path: str, options: dict[str, str], *, force: bool) -> None:
     """Serve in this process. Its own start holds the volume's lock only while it looks the volume up."""
     from fusevol.cli.objects import kind_of
     from fusevol.driver import LocalDriver
@@ -81,9 +91,9 @@ def _serve(name: str, path: str, options: dict[str, str]) -> None:
         volume = await driver.resolve(name)
         if volume.is_snapshot:
             entry = serve_snapshot_mount
-            async with driver.mounting.hold_snapshot(volume.id, options) as (_, snapshot):
+            async with driver.mounting.hold_snapshot(volume.id, options, force=force) as (_, snapshot):
                 return driver.mounting.arguments(snapshot, path, options)
-        async with driver.context.hold(volume.id) as held:
+        async with driver.context.hold(volume.id, force=force) as held:
             driver.context.refuse_if_mounted(held, "mounted twice")
             return driver.mounting.arguments(held, path, options)
 

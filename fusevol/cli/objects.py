@@ -1,10 +1,12 @@
 """The JSON objects that commands print. docs/cli.md describes them; they only ever gain fields."""
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from fusevol.api import Volume
+from fusevol.driver.attachment import lease_of
 from fusevol.driver.context import pool_of
 from fusevol.driver.specs import own_labels
 
@@ -12,6 +14,17 @@ if TYPE_CHECKING:
     from fusevol.driver import LocalDriver
 
 __all__ = ["SnapshotObject", "VolumeObject", "display_name", "kind_of", "snapshot_object", "volume_object"]
+
+
+class LeaseObject(msgspec.Struct, frozen=True, kw_only=True):
+    """Who has a volume attached, which lasts as long as that process lives. life: "runs", or "unknown"."""
+
+    holder: str
+    pid: int | None
+    node: str
+    boot: str | None
+    since: str | None
+    life: str
 
 
 class VolumeObject(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +44,7 @@ class VolumeObject(msgspec.Struct, frozen=True, kw_only=True):
     snapshots: int
     error: str
     mount_options: dict[str, str]
+    lease: "LeaseObject | None"
 
 
 class SnapshotObject(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,9 +59,23 @@ class SnapshotObject(msgspec.Struct, frozen=True, kw_only=True):
     mounted_on: list[str]
 
 
-def time_text(volume: Volume) -> str:
-    """When a volume was created: RFC 3339, to the second, UTC."""
-    return volume.ctime.isoformat(timespec="seconds").replace("+00:00", "Z")
+def time_text(time: datetime) -> str:
+    """A time in UTC: RFC 3339, to the second."""
+    return time.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _lease_object(volume: Volume) -> LeaseObject | None:
+    lease = lease_of(volume)
+    if lease is None:
+        return None
+    return LeaseObject(
+        holder=str(lease.holder or "a process"),
+        pid=lease.holder.pid if lease.holder else None,
+        node=lease.node,
+        boot=lease.holder.boot if lease.holder else None,
+        since=time_text(lease.since) if lease.since else None,
+        life=lease.life.value,
+    )
 
 
 async def volume_object(driver: "LocalDriver", volume: Volume, snapshots: int | None = None) -> VolumeObject:
@@ -64,11 +92,12 @@ async def volume_object(driver: "LocalDriver", volume: Volume, snapshots: int | 
         pool=pool_of(volume),
         labels=own_labels(volume),
         sticky=volume.spec.sticky,
-        created=time_text(volume),
+        created=time_text(volume.ctime),
         mounted_on=list(volume.attach_path),
         snapshots=snapshots,
         error=volume.error,
         mount_options=dict(volume.spec.mount_options),
+        lease=_lease_object(volume),
     )
 
 
@@ -106,7 +135,7 @@ def snapshot_object(volume: Volume, snapshot: Volume) -> SnapshotObject:
         name=snapshot.locator.name,
         id=snapshot.id,
         volume=volume.locator.name,
-        created=time_text(snapshot),
+        created=time_text(snapshot.ctime),
         automatic=AUTO_LABEL in snapshot.locator.volume_labels,
         labels=own_labels(snapshot),
         mounted_on=list(snapshot.attach_path),

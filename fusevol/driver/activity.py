@@ -7,7 +7,7 @@ import msgspec
 import trio
 
 from fusevol.api import Volume
-from fusevol.driver.attachment import believed, this_node
+from fusevol.driver.attachment import believed, is_here
 from fusevol.errors import BackendError, FusevolError, VolumeBusy
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ async def sample(driver: "LocalDriver", names: Sequence[str] = (), *, patience: 
 
     async with trio.open_nursery() as nursery:
         for volume in volumes:
-            if volume.attached_on == this_node() and volume.attach_path:
+            if is_here(volume) and volume.attach_path:
                 nursery.start_soon(ask, volume)
     return sorted(found.values(), key=lambda activity: activity.name)
 

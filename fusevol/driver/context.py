@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from fusevol.api import Volume, VolumeState
-from fusevol.driver.attachment import believed, is_mounted, server_of, this_node
+from fusevol.driver.attachment import believed, detached, is_mounted, lease_of, refuse_if_elsewhere, server_of
 from fusevol.driver.control import Control
 from fusevol.driver.mounts import take_away
+from fusevol.driver.snapmounts import without_unseen
 from fusevol.errors import (
     CorruptData,
     FusevolError,
     ManifestConflict,
-    VolumeAttachedOnRemoteNode,
     VolumeBusy,
     VolumeNotFound,
 )
 from fusevol.home import DEFAULT_POOL, Home
-from fusevol.store import SqliteStore
+from fusevol.store import Life, SqliteStore
 
 if TYPE_CHECKING:
     from fusevol.backends.base import Backend
@@ -95,25 +95,28 @@ class Context:
     # -- holding a volume -------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def lock(self, volume: Volume) -> AsyncIterator[None]:
+    async def lock(self, volume: Volume, *, force: bool = False) -> AsyncIterator[None]:
         """Hold a volume's lock. Errors inside that name it by id name it by name when they leave."""
         with named(volume):
-            token = await self.store.lock(volume.id)
+            token = await self.store.lock(volume.id, force=force)
             try:
                 yield
             finally:
                 await self.store.unlock(token)
 
     @asynccontextmanager
-    async def hold(self, volume_id: str) -> AsyncIterator[Volume]:
+    async def hold(self, volume_id: str, *, force: bool = False) -> AsyncIterator[Volume]:
         """Hold a volume for one operation, and give its record, as far as that is true.
 
         What an interrupted creation or deletion left of it is removed first; then there is no such volume.
 
+        force: break the lock and the lease of processes of which cannot be seen whether they still run, and forget
+        their mounts of its snapshots. What is seen to run keeps them.
+
         Raises VolumeNotFound, VolumeBusy, VolumeAttachedOnRemoteNode.
         """
         seen = await self.store.get_vol(volume_id)
-        async with self.lock(seen):
+        async with self.lock(seen, force=force):
             record = await self.store.get_vol(volume_id)
             if record.state in LEFTOVER:
                 await self.remove(record)
@@ -122,14 +125,25 @@ class Context:
                     f'volume "{record.locator.name}" does not exist: its {interrupted} was interrupted; '
                     "what was left of it is removed now"
                 )
+            if force:
+                record = await self._break_lease(record)
             yield await self._reconcile(record)
+
+    async def _break_lease(self, record: Volume) -> Volume:
+        """Let go of what processes that cannot be seen from here have of a held volume."""
+        for child in await self.store.children(record.id):
+            if child.is_snapshot and child.attach_info:
+                await self.change(child.id, without_unseen)
+
+        def change(now: Volume) -> Volume:
+            lease = lease_of(now)
+            return detached(now) if lease and lease.life is Life.UNKNOWN else now
+
+        return await self.change(record.id, change)
 
     async def _reconcile(self, record: Volume) -> Volume:
         """Write down that a volume is detached, if its server has died, and take away the dead mount."""
-        if record.attached_on and record.attached_on != this_node():
-            raise VolumeAttachedOnRemoteNode(
-                f'volume "{record.locator.name}" is attached on {record.attached_on}', hint="detach it there"
-            )
+        refuse_if_elsewhere(record)
         truth, deadline = believed(record), trio.current_time() + self.store.wait
         while truth.state is VolumeState.DETACHING and trio.current_time() < deadline:
             # Being mounted or unmounted: that is over in a moment, mostly.
@@ -145,8 +159,9 @@ class Context:
     def control(self, volume: Volume) -> Control | None:
         """The way to the process that serves a held volume; None where none does.
 
-        Raises VolumeBusy where such a process is there, but its mount is not, or not yet.
+        Raises VolumeBusy where such a process is there, but its mount is not, or not yet; VolumeAttachedOnRemoteNode.
         """
+        refuse_if_elsewhere(volume)
         server = server_of(volume)
         if server is None or volume.state not in (VolumeState.ATTACHED, VolumeState.DETACHING):
             return None
@@ -230,4 +245,5 @@ def named(volume: Volume) -> Iterator[None]:
     except FusevolError as error:
         if volume.locator.name and volume.id in str(error):
             error.args = (str(error).replace(volume.id, volume.locator.name),)
+            error.hint = error.hint and error.hint.replace(volume.id, volume.locator.name)
         raise

@@ -356,6 +356,15 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
 
     # -- the whole --------------------------------------------------------------------------------
 
+    async def break_lease(self, volume_id: str) -> None:
+        """Detach a volume from processes on other hosts or in other pid namespaces, which cannot be seen to have ended.
+
+        Their mounts of its snapshots are forgotten as well. Should they still run, they can write nothing more once
+        the volume is attached again. Raises VolumeNotFound, VolumeBusy while it is in use by one that runs here.
+        """
+        async with self.context.hold(volume_id, force=True) as volume:
+            self.context.refuse_if_mounted(volume, "taken from who has it")
+
     async def reconcile(self) -> Reconciled:
         """Put in order what processes that died, or a reboot, left behind, on all volumes; say what was done.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from fusevol.api import Volume
+from fusevol.api import Volume, VolumeState
 from fusevol.driver import snapmounts
 from fusevol.driver.attachment import server_of
 from fusevol.driver.context import Context
@@ -18,7 +18,7 @@ from fusevol.driver.control import Control
 from fusevol.driver.mounts import is_ours, mount_at, take_away
 from fusevol.errors import BackendError, InvalidArgument, NotSupported, VolumeBusy, VolumeDetached
 from fusevol.mount.mounttable import places
-from fusevol.store.processes import Process
+from fusevol.store.processes import Life, Process
 
 if TYPE_CHECKING:
     from fusevol.mount.process import Entry
@@ -36,25 +36,33 @@ class Mounting:
         self._context = context
 
     async def mount(
-        self, volume_id: str, path: str, options: Mapping[str, str] | None = None, *, again: bool = False
+        self,
+        volume_id: str,
+        path: str,
+        options: Mapping[str, str] | None = None,
+        *,
+        again: bool = False,
+        force: bool = False,
     ) -> Volume:
         """Mount a volume or snapshot on a directory, and return its record.
 
         Mounting where it is mounted already is no error. A snapshot can be mounted on several paths, read-only.
 
         options: as of mount(8), flags with the value ""; they come after those of the volume's spec. again: where it
-        is mounted on another path, show that mount here too, with its options.
+        is mounted on another path, show that mount here too, with its options. force: take it from a process of which
+        cannot be seen from here whether it still runs; should it do so, it can write no more.
 
-        Raises VolumeNotFound, VolumeBusy (it, or the directory, is in use), InvalidArgument (the directory, an
-        option), CorruptData, NotSupported, BackendError.
+        Raises VolumeNotFound, VolumeBusy (it, or the directory, is in use), VolumeAttachedOnRemoteNode (by a process
+        that cannot be seen from here), InvalidArgument (the directory, an option), CorruptData, NotSupported,
+        BackendError.
         """
         from fusevol.driver.server import mount_options, serve_mount
 
         path = absolute(path)
         record = await self._context.store.get_vol(volume_id)
         if record.is_snapshot:
-            return await self._mount_snapshot(record, path, options)
-        async with self._context.hold(volume_id) as volume:
+            return await self._mount_snapshot(record, path, options, force=force)
+        async with self._context.hold(volume_id, force=force) as volume:
             name = volume.locator.name
             options = {**volume.spec.mount_options, **(options or {})}
             mount_options(options, name)
@@ -82,11 +90,13 @@ class Mounting:
         await trio.to_thread.run_sync(lambda: spawn(entry, arguments, log_file=log_file, title=f"{name} on {path}"))
         return await self._context.store.get_vol(record.id)
 
-    async def _mount_snapshot(self, snapshot: Volume, path: str, options: Mapping[str, str] | None) -> Volume:
+    async def _mount_snapshot(
+        self, snapshot: Volume, path: str, options: Mapping[str, str] | None, *, force: bool
+    ) -> Volume:
         """Mount a snapshot by itself. Its volume may be mounted meanwhile, or not."""
         from fusevol.driver.server import serve_snapshot_mount
 
-        async with self.hold_snapshot(snapshot.id, options) as (volume, held):
+        async with self.hold_snapshot(snapshot.id, options, force=force) as (volume, held):
             if path in snapmounts.servers(held):
                 return held
             name = f"{volume.locator.name}@{held.locator.name}"
@@ -94,14 +104,16 @@ class Mounting:
 
     @asynccontextmanager
     async def hold_snapshot(
-        self, snapshot_id: str, options: Mapping[str, str] | None
+        self, snapshot_id: str, options: Mapping[str, str] | None, *, force: bool = False
     ) -> AsyncIterator[tuple[Volume, Volume]]:
         """Hold the volume of a snapshot that is to be mounted, so that it is not deleted; give both records.
 
-        Raises VolumeNotFound, VolumeBusy, InvalidArgument for options that a snapshot cannot have.
+        Raises VolumeNotFound, VolumeBusy, InvalidArgument for options that a snapshot cannot have, and for `force`.
         """
         from fusevol.driver.server import mount_options
 
+        if force:
+            raise InvalidArgument("a snapshot needs no force to be mounted, since any number of processes can have it")
         for key, value in dict(options or {}).items():
             if key == "rw" or (key == "control" and value != "off"):
                 raise InvalidArgument(
@@ -147,7 +159,7 @@ class Mounting:
         path = absolute(path)
         if not is_ours(mount_at(path)):
             return ""
-        for volume in await self._context.store.enumerate():
+        for volume in await self._context.store.in_state(VolumeState.ATTACHED, VolumeState.DETACHING):
             if path in volume.attach_path:
                 return volume.id
         return ""
@@ -207,6 +219,8 @@ class Mounting:
                 await take_away(where)
             await self._context.change(snapshot.id, lambda record: snapmounts.unmounted(record, where, record.error))
             raise VolumeDetached(f'snapshot "{name}" is not mounted{f" on {where}" if where else ""}')
+        if found[where].life is Life.UNKNOWN:
+            snapmounts.refuse_if_mounted(parent.locator.name, snapshot, "unmounted from here")
         await trio.to_thread.run_sync(lambda: _unmount(where, f'snapshot "{name}"'))
         await trio.to_thread.run_sync(lambda: _wait(found[where], name))
 

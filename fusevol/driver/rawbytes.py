@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from fusevol.api import Buffer, IODriver, Volume
-from fusevol.driver.attachment import believed, this_node
+from fusevol.driver.attachment import believed, refuse_if_elsewhere
 from fusevol.driver.context import Context
-from fusevol.errors import NoSpace, ReadOnly, VolumeAttachedOnRemoteNode, VolumeBusy
+from fusevol.errors import NoSpace, ReadOnly, VolumeBusy
 
 if TYPE_CHECKING:
     from fusevol.log import LogVolume
@@ -49,8 +49,7 @@ class RawBytes(IODriver):
     def _refuse_if_written(self, volume: Volume) -> None:
         from fusevol.driver.server import mount_options
 
-        if volume.attached_on not in ("", this_node()):
-            raise VolumeAttachedOnRemoteNode(f'volume "{volume.locator.name}" is attached on {volume.attached_on}')
+        refuse_if_elsewhere(volume)
         if volume.attached_on and not mount_options(volume.mount_options, volume.locator.name)[0].read_only:
             self.context.refuse_if_mounted(volume, "read below its filesystem")
 

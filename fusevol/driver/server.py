@@ -10,7 +10,7 @@ import trio
 
 from fusevol.api import Volume
 from fusevol.driver import snapmounts
-from fusevol.driver.attachment import attached, believed, detached
+from fusevol.driver.attachment import attached, believed, detached, server_of
 from fusevol.driver.context import Context
 from fusevol.driver.mounts import detach_dead
 from fusevol.errors import FusevolError, NotSupported, VolumeNotFound
@@ -78,7 +78,7 @@ async def serve_mount(arguments: Arguments, ready: Callable[[], None]) -> None:
             raise
         finally:
             with trio.CancelScope(shield=True):
-                await _write_down(context, volume_id, failure)
+                await _write_down(context, volume_id, server, failure)
     finally:
         await context.aclose()
 
@@ -109,19 +109,23 @@ async def serve_snapshot_mount(arguments: Arguments, ready: Callable[[], None]) 
             raise
         finally:
             with trio.CancelScope(shield=True), suppress(VolumeNotFound):
-                await context.change(snapshot_id, lambda snapshot: snapmounts.unmounted(snapshot, path, failure))
+                await context.change(snapshot_id, lambda snapshot: snapmounts.ended(snapshot, path, server, failure))
     finally:
         await context.aclose()
 
 
-async def _write_down(context: Context, volume_id: str, failure: str) -> None:
-    """Say in the record that nobody serves the volume any more, and if so that the end was not clean."""
+async def _write_down(context: Context, volume_id: str, server: Process, failure: str) -> None:
+    """Say in the record that nobody serves the volume any more, and if so that the end was not clean.
+
+    Nothing is said where the lease was broken meanwhile: the record is another process's now.
+    """
 
     def change(volume: Volume) -> Volume:
-        return msgspec.structs.replace(detached(volume), error=failure)
+        return msgspec.structs.replace(detached(volume), error=failure) if server_of(volume) == server else volume
 
     with suppress(VolumeNotFound):
-        for path in (await context.store.get_vol(volume_id)).attach_path if failure else ():
+        record = await context.store.get_vol(volume_id)
+        for path in record.attach_path if failure and server_of(record) == server else ():
             # After an abort, all of them are still there.
             await trio.to_thread.run_sync(detach_dead, path)
         await context.change(volume_id, change)

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 import msgspec
 
 from fusevol.api import Volume, VolumeState
-from fusevol.driver.attachment import believed, this_node
+from fusevol.driver.attachment import believed
 from fusevol.errors import VolumeBusy
-from fusevol.store.processes import Process
+from fusevol.store.processes import Life, Process, this_node
 
-__all__ = ["believed_snapshot", "mounted", "refuse_if_mounted", "servers", "unmounted"]
+__all__ = ["believed_snapshot", "ended", "mounted", "refuse_if_mounted", "servers", "unmounted", "without_unseen"]
 
 
 def servers(snapshot: Volume) -> dict[str, Process]:
@@ -34,7 +34,7 @@ def servers(snapshot: Volume) -> dict[str, Process]:
 def _with(snapshot: Volume, found: Mapping[str, Process]) -> Volume:
     info = {path: msgspec.json.encode(process).decode() for path, process in found.items()}
     state = VolumeState.ATTACHED if found else VolumeState.AVAILABLE
-    node = this_node() if found else ""
+    node = next((process.node or this_node() for process in found.values()), "")
     return msgspec.structs.replace(snapshot, state=state, attached_on=node, attach_path=tuple(found), attach_info=info)
 
 
@@ -55,9 +55,26 @@ def unmounted(snapshot: Volume, path: str, error: str = "") -> Volume:
     return msgspec.structs.replace(_with(snapshot, found), detach_time=datetime.now(UTC), error=error)
 
 
+def ended(snapshot: Volume, path: str, server: Process, error: str) -> Volume:
+    """The record of a snapshot once `server` does not serve it any more; another one may have the path by now."""
+    return unmounted(snapshot, path, error) if servers(snapshot).get(path) == server else snapshot
+
+
+def without_unseen(snapshot: Volume) -> Volume:
+    """The record of a snapshot without the mounts of processes of which cannot be seen whether they still run."""
+    found = {where: server for where, server in servers(snapshot).items() if server.life is not Life.UNKNOWN}
+    return _with(snapshot, found)
+
+
 def refuse_if_mounted(volume_name: str, snapshot: Volume, what: str) -> None:
     """Raise VolumeBusy for a snapshot that is mounted by itself; `what` says what cannot be done."""
-    for path in servers(snapshot):
+    for path, server in servers(snapshot).items():
+        if server.life is Life.UNKNOWN:
+            raise VolumeBusy(
+                f'snapshot "{volume_name}@{snapshot.locator.name}" is mounted on {path} by {server}, '
+                "which cannot be seen from here",
+                hint=f"unmount it there; or if that has ended for sure: fusevol mount --force {volume_name} PATH",
+            )
         raise VolumeBusy(
             f'snapshot "{volume_name}@{snapshot.locator.name}" is mounted on {path}, and cannot be {what}',
             hint=f"unmount it first: fusevol umount {path}",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from fusevol.api import ActiveRequest, ActiveRequests, Stats, StatsDriver, Usage, Volume
-from fusevol.driver.attachment import believed, server_of, this_node
+from fusevol.driver.attachment import believed, is_here, server_of
 from fusevol.driver.context import Context
 from fusevol.driver.upkeep import Upkeep
 from fusevol.errors import BackendError, NotSupported, VolumeBusy, VolumeDetached
@@ -50,7 +50,7 @@ class Statistics(StatsDriver):
     async def _now(self, volume_id: str) -> tuple[Process | None, Stats]:
         volume = believed(await self.context.store.get_vol(volume_id))
         try:
-            if volume.attached_on != this_node() or (control := self.context.control(volume)) is None:
+            if not is_here(volume) or (control := self.context.control(volume)) is None:
                 return None, Stats()
         except VolumeBusy:
             # Not mounted yet, or not any more.
@@ -116,7 +116,7 @@ class Statistics(StatsDriver):
         volumes = [believed(volume) for volume, _ in await self.context.store.volumes()]
         async with trio.open_nursery() as nursery:
             for volume in volumes:
-                if volume.attached_on == this_node() and volume.attach_path and volume.state.value == "attached":
+                if is_here(volume) and volume.attach_path and volume.state.value == "attached":
                     nursery.start_soon(ask, volume)
         if failed:
             raise failed[0]

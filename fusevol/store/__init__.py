@@ -4,7 +4,7 @@
 every store must do.
 """
 
-from fusevol.store.processes import Process
+from fusevol.store.processes import Life, Process, this_node
 from fusevol.store.sqlite import SqliteStore
 
-__all__ = ["Process", "SqliteStore"]
+__all__ = ["Life", "Process", "SqliteStore", "this_node"]

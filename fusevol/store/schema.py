@@ -5,7 +5,10 @@
     locks     one row per lock that is held. token: drawn at random. owner: a `Process`.
 
 `user_version` is the schema's version, `application_id` says that it is this program's. A new version is one more
-entry of `_MIGRATIONS`; records keep their form, since theirs is that of `fusevol.api`.
+entry of `_MIGRATIONS`; records keep their form, since theirs is that of `fusevol.api`. The version also goes up where
+a program that does not know what is in them would draw false conclusions:
+
+    2    a `Process` names its host. Before, those of other hosts were taken for dead ones of this host.
 """
 
 import sqlite3
@@ -30,6 +33,8 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
              id text primary key, token text not null unique, owner blob not null, since real not null
            ) strict, without rowid""",
     ),
+    # Few of many are attached, or being made or deleted.
+    ("create index volumes_by_state on volumes (json_extract(cast(record as text), '$.state'))",),
 )
 
 SCHEMA_VERSION = len(_MIGRATIONS)

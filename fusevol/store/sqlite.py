@@ -13,6 +13,7 @@ import msgspec
 import trio
 
 from fusevol.api.codec import from_json, to_json
+from fusevol.api.enums import VolumeState
 from fusevol.api.names import check_name
 from fusevol.api.store import LockToken, StoreEnumerator
 from fusevol.api.types import Volume, VolumeLocator
@@ -25,7 +26,7 @@ from fusevol.errors import (
     VolumeBusy,
     VolumeNotFound,
 )
-from fusevol.store.processes import Process
+from fusevol.store.processes import Life, Process
 from fusevol.store.query import has_labels, matcher, scope_of
 from fusevol.store.schema import SCHEMA_VERSION, connect, corrupt, translate
 
@@ -103,26 +104,26 @@ class SqliteStore(StoreEnumerator):
 
     # -- locks ------------------------------------------------------------------------------------
 
-    async def lock(self, volume_id: str) -> LockToken:
+    async def lock(self, volume_id: str, *, force: bool = False) -> LockToken:
+        """As StoreEnumerator says. force: having waited in vain, take it from an owner that cannot be seen to run."""
         check_name(volume_id, "volume id")
         deadline, pause = trio.current_time() + self.wait, _FIRST_PAUSE
         while True:
-            result = await self._run(lambda db: self._try_lock(db, volume_id), write=True)
+            late = trio.current_time() >= deadline
+            result = await self._run(lambda db, late=late: self._try_lock(db, volume_id, force and late), write=True)  # type: ignore[misc]
             if isinstance(result, _Token):
                 return LockToken(result)
-            if trio.current_time() >= deadline:
-                raise VolumeBusy(
-                    f'volume "{volume_id}" is in use by {result.owner}', hint="try again when it has finished"
-                )
+            if late:
+                raise _in_use(result)
             await trio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _try_lock(self, db: sqlite3.Connection, volume_id: str) -> _Token | HeldLock:
-        """Take the lock, from a dead owner too, or return who has it."""
+    def _try_lock(self, db: sqlite3.Connection, volume_id: str, force: bool) -> _Token | HeldLock:
+        """Take the lock, from a dead owner too, or return who has it. force: from one that cannot be seen as well."""
         row = db.execute("select id, owner, since from locks where id = ?", [volume_id]).fetchone()
         if row:
             held = self._held(row)
-            if held.owner.alive:
+            if held.owner.alive and not (force and held.owner.life is Life.UNKNOWN):
                 return held
             db.execute("delete from locks where id = ?", [volume_id])
         token = _Token(volume_id, secrets.token_hex(16))
@@ -260,6 +261,13 @@ class SqliteStore(StoreEnumerator):
         )
         return [(volume, counts.get(volume.id, 0)) for volume in found]
 
+    async def in_state(self, *states: VolumeState) -> list[Volume]:
+        """The volumes, snapshots and clones whose records have one of these states."""
+        marks = ", ".join("?" * len(states))
+        # The expression is that of the index.
+        where = f"where json_extract(cast(record as text), '$.state') in ({marks})"
+        return await self._all(where, [state.value for state in states])
+
     async def children(self, volume_id: str) -> list[Volume]:
         """The snapshots and clones made directly of a volume or snapshot."""
         return await self._all("where parent = ?", [volume_id])
@@ -309,6 +317,15 @@ class SqliteStore(StoreEnumerator):
 
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(close, limiter=self._turn)
+
+
+def _in_use(held: HeldLock) -> VolumeBusy:
+    if held.owner.life is Life.UNKNOWN:
+        return VolumeBusy(
+            f'volume "{held.volume_id}" is in use by {held.owner}, which cannot be seen from here',
+            hint=f"if that has ended for sure: fusevol mount --force {held.volume_id} PATH",
+        )
+    return VolumeBusy(f'volume "{held.volume_id}" is in use by {held.owner}', hint="try again when it has finished")
 
 
 def _row(vol: Volume) -> list[object]:

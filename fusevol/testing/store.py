@@ -130,6 +130,33 @@ class StoreContract:
                 nursery.start_soon(rename, f"n{number}")
         assert [(await store.get_vol("id-1")).locator.name] == won
 
+    async def test_of_many_records_of_one_name_one_is_made(self, store: StoreEnumerator) -> None:
+        made: list[str] = []
+
+        async def create(volume_id: str) -> None:
+            try:
+                await store.create_vol(record(volume_id, "web"))
+            except AlreadyExists:
+                return
+            made.append(volume_id)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                nursery.start_soon(create, f"id-{number}")
+        assert [volume.id for volume in await store.enumerate()] == made
+        assert len(made) == 1
+
+    async def test_a_record_that_was_deleted_meanwhile_is_not_brought_back(self, store: StoreEnumerator) -> None:
+        web = record("id-1", "web")
+        await store.create_vol(web)
+        await store.delete_vol("id-1")
+        with pytest.raises(VolumeNotFound, match="id-1"):
+            await store.update_vol(renamed(web, "www"), web)
+        # Made anew, it is another record, though it has the same id.
+        await store.create_vol(msgspec.structs.replace(web, readonly=True))
+        with pytest.raises(ManifestConflict, match="id-1"):
+            await store.update_vol(renamed(web, "www"), web)
+
     async def test_an_update_cannot_take_a_name_that_is_taken(self, store: StoreEnumerator) -> None:
         web = record("id-1", "web")
         await store.create_vol(web)
@@ -233,6 +260,26 @@ class StoreContract:
             nursery.start_soon(store.unlock, token)
             token = await store.lock("id-1")
         await store.unlock(token)
+
+    async def test_those_who_want_one_lock_have_it_one_at_a_time(self, store: StoreEnumerator) -> None:
+        inside: list[int] = []
+
+        async def work(number: int) -> None:
+            while True:
+                try:
+                    token = await store.lock("id-1")
+                except VolumeBusy:
+                    continue
+                break
+            inside.append(number)
+            await trio.lowlevel.checkpoint()
+            assert inside == [number]
+            inside.clear()
+            await store.unlock(token)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(5):
+                nursery.start_soon(work, number)
 
     async def test_a_lock_is_released_with_its_token_only_and_once(self, store: StoreEnumerator) -> None:
         used = await store.lock("id-1")

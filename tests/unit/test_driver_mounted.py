@@ -179,11 +179,9 @@ def _process(pid: int) -> Process:
 
 
 async def test_a_volume_that_another_host_has_is_not_touched(driver: LocalDriver, web: str) -> None:
-    def elsewhere(volume: object) -> object:
-        return msgspec.structs.replace(attached(volume, "/mnt", Process.current()), attached_on="other")  # type: ignore[arg-type]
-
-    await driver.context.change(web, elsewhere)  # type: ignore[arg-type]
-    with pytest.raises(VolumeAttachedOnRemoteNode, match='volume "web" is attached on other'):
+    server = msgspec.structs.replace(Process.current(), boot="another", node="other", machine="another")
+    await driver.context.change(web, lambda volume: attached(volume, "/mnt", server))
+    with pytest.raises(VolumeAttachedOnRemoteNode, match=r'volume "web" is attached by process .* on other'):
         await driver.delete(web)
     [volume] = await driver.inspect([web])
     assert volume.state is VolumeState.ATTACHED

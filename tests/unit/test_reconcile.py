@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import trio
 
-from fusevol.api import Source, Volume, VolumeLocator, VolumeSpec, VolumeState
+from fusevol.api import Source, VolumeLocator, VolumeSpec, VolumeState
 from fusevol.driver import LocalDriver
 from fusevol.driver.attachment import attached, server_of
 from fusevol.driver.mounts import mount_at
@@ -105,11 +105,9 @@ async def test_after_a_reboot_nothing_is_attached_any_more(driver: LocalDriver, 
 
 
 async def test_what_another_host_has_stays_as_it_is(driver: LocalDriver) -> None:
-    def elsewhere(volume: Volume) -> Volume:
-        return msgspec.structs.replace(attached(volume, "/mnt", Process.current()), attached_on="other")
-
     web = await create(driver, "web")
-    before = await driver.context.change(web, elsewhere)
+    server = msgspec.structs.replace(Process.current(), boot="another", node="other", machine="another")
+    before = await driver.context.change(web, lambda volume: attached(volume, "/mnt", server))
     assert await driver.reconcile() == NOTHING
     assert await driver.store.get_vol(web) == before
     await driver.store.delete_vol(web)

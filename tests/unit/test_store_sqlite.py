@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -13,10 +14,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fusevol.api import VolumeState
+from fusevol.driver.attachment import believed
 from fusevol.errors import BackendError, CorruptData, NotSupported, VolumeBusy
-from fusevol.store import Process, SqliteStore
-from fusevol.store.schema import SCHEMA_VERSION
-from fusevol.testing.store import record
+from fusevol.store import Process, SqliteStore, schema, this_node
+from fusevol.store.schema import _MIGRATIONS, SCHEMA_VERSION
+from fusevol.testing.store import record, renamed
 
 
 @pytest.fixture
@@ -230,7 +233,7 @@ async def test_a_later_schema_is_not_touched(store: SqliteStore, path: Path) -> 
         db.execute(f"pragma user_version = {SCHEMA_VERSION + 1}")
     db.close()
     async with aclosing(SqliteStore(path)) as later:
-        with pytest.raises(NotSupported, match="later version"):
+        with pytest.raises(NotSupported, match=rf"schema {SCHEMA_VERSION + 1}; this one knows {SCHEMA_VERSION}"):
             await later.enumerate()
 
 
@@ -245,6 +248,8 @@ async def test_a_state_directory_that_cannot_be_made_is_one_clear_error(tmp_path
 
 READS = """
 import os, sys, trio
+from fusevol.api import VolumeState
+from fusevol.driver.attachment import believed
 from fusevol.errors import BackendError
 from fusevol.store import SqliteStore
 if os.geteuid() == 0:
@@ -268,6 +273,104 @@ async def test_a_state_directory_of_somebody_else_is_one_clear_error(tmp_path: P
     assert list(home.iterdir()) == []
 
 
+#: What the first version made, and what it wrote.
+VERSION_1 = """
+    pragma journal_mode = wal;
+    create table volumes (
+      id text primary key, scope text not null, name text not null, parent text not null,
+      record blob not null, checksum integer not null, unique (scope, name)
+    ) strict, without rowid;
+    create index volumes_by_parent on volumes (parent);
+    create table locks (
+      id text primary key, token text not null unique, owner blob not null, since real not null
+    ) strict, without rowid;
+    pragma application_id = 0x66757376;
+    pragma user_version = 1;
+"""
+RECORD_1 = (
+    '{"id":"id-1","locator":{"name":"web","volume_labels":{"fusevol.pool":"default"},"ownership":"","group":"",'
+    '"volume_ids":[]},"ctime":"2030-01-02T00:00:00Z","source":{"parent":"","seed":""},"readonly":false,"spec":{'
+    '"ephemeral":false,"size":1048576,"format":"fuse","block_size":0,"cos":"none","io_profile":"auto",'
+    '"snapshot_interval":0,"snapshot_schedule":"","shared":false,"encrypted":false,"passphrase":null,"sticky":false,'
+    '"group":"","compressed":false,"dedupe":false,"io_strategy":null,"io_throttle":null,"readahead":true,'
+    '"mount_options":{},"scan_policy":{"trigger":"none","action":"none"},"checksummed":true},"usage":{"exclusive":0,'
+    '"shared":0},"format":"fuse","status":"up","state":"attached","attached_on":"HOST","attached_state":"external",'
+    '"device_path":"","attach_path":["/mnt/web"],"attach_info":{"server":"{\\"pid\\":1234,\\"start\\":5678,'
+    '\\"boot\\":\\"0b1d\\",\\"namespace\\":\\"pid:[4026531836]\\",\\"command\\":\\"serving /mnt/web\\"}"},'
+    '"runtime_state":[],"error":"","attach_time":"2030-01-03T00:00:00Z","detach_time":null,"mount_options":{},'
+    '"last_scan":null,"last_scan_status":"unknown","volume_consumers":[]}'
+)
+OWNER_1 = '{"pid":1234,"start":5678,"boot":"0b1d","namespace":"pid:[4026531836]","command":"fusevol gc"}'
+
+
+def make_version_1(path: Path) -> None:
+    path.parent.mkdir()
+    text = RECORD_1.replace("HOST", this_node()).encode()
+    db = sqlite3.connect(path, isolation_level=None)
+    db.executescript(VERSION_1)
+    db.execute("insert into volumes values (?, ?, ?, ?, ?, ?)", ["id-1", "", "web", "", text, zlib.crc32(text)])
+    db.execute("insert into locks values (?, ?, ?, ?)", ["id-1", "0" * 32, OWNER_1.encode(), 1.9e9])
+    db.close()
+
+
+async def test_the_records_of_the_first_version_are_taken_over(path: Path) -> None:
+    make_version_1(path)
+    async with aclosing(SqliteStore(path, wait=0.05)) as store:
+        [volume] = await store.enumerate()
+        assert (volume.id, volume.locator.name, volume.spec.size) == ("id-1", "web", 1 << 20)
+        # It was attached before a reboot, and so was the lock held.
+        assert believed(volume).state is VolumeState.DETACHED
+        await store.unlock(await store.lock("id-1"))
+        assert await store.in_state(VolumeState.ATTACHED) == [volume]
+        await store.update_vol(renamed(volume, "www"), volume)
+        assert await store.verify() == 1
+    db = sqlite3.connect(path)
+    assert db.execute("pragma user_version").fetchone() == (SCHEMA_VERSION,)
+    db.close()
+
+
+async def test_a_migration_that_fails_leaves_the_version_before(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_version_1(path)
+    broken = (*_MIGRATIONS[:1], ("drop table locks", "create index broken on nothing (nothing)"))
+    monkeypatch.setattr(schema, "_MIGRATIONS", broken)
+    async with aclosing(SqliteStore(path)) as store:
+        with pytest.raises(BackendError, match=r"fusevol\.db cannot be used"):
+            await store.enumerate()
+    monkeypatch.undo()
+    async with aclosing(SqliteStore(path)) as store:
+        assert [volume.id for volume in await store.enumerate()] == ["id-1"]
+        assert await store.locks() == []
+
+
+LISTS = """
+import sys, trio
+from fusevol.store import SqliteStore
+assert [volume.id for volume in trio.run(SqliteStore(sys.argv[1]).enumerate)] == ["id-1"]
+"""
+
+
+async def test_processes_that_find_an_old_database_at_once_migrate_it_once(path: Path) -> None:
+    make_version_1(path)
+    assert run_at_once(3, LISTS, path) == [0, 0, 0]
+    async with aclosing(SqliteStore(path)) as store:
+        assert await store.verify() == 1
+
+
+async def test_few_of_many_are_found_by_their_state_without_reading_the_others(store: SqliteStore) -> None:
+    for number, state in enumerate([VolumeState.AVAILABLE, VolumeState.ATTACHED, VolumeState.PENDING]):
+        volume = msgspec.structs.replace(record(f"id-{number}", f"web-{number}"), state=state)
+        await store.create_vol(volume)
+    found = await store.in_state(VolumeState.PENDING, VolumeState.ATTACHED)
+    assert [volume.id for volume in found] == ["id-1", "id-2"]
+    await store.update_vol(msgspec.structs.replace(found[0], state=VolumeState.DETACHED), found[0])
+    assert [volume.id for volume in await store.in_state(VolumeState.DETACHED)] == ["id-1"]
+    assert store._db
+    plan = store._db.execute(
+        "explain query plan select id from volumes where json_extract(cast(record as text), '$.state') in ('attached')"
+    ).fetchall()
+    assert "volumes_by_state" in plan[0][3]
+
+
 def test_the_tables_are_what_the_next_version_will_find(tmp_path: Path) -> None:
     """A change here needs a migration, and a test of it with a database of the version before."""
     import trio
@@ -281,7 +384,7 @@ def test_the_tables_are_what_the_next_version_will_find(tmp_path: Path) -> None:
     columns = {table: [row[1] for row in db.execute(f"pragma table_info({table})")] for table in ("volumes", "locks")}
     stored = json.loads(db.execute("select record from volumes").fetchone()[0])
     db.close()
-    assert SCHEMA_VERSION == 1
+    assert SCHEMA_VERSION == 2
     assert columns == {
         "volumes": ["id", "scope", "name", "parent", "record", "checksum"],
         "locks": ["id", "token", "owner", "since"],
