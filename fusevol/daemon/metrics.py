@@ -11,7 +11,7 @@ from fusevol import __version__
 from fusevol.api import Stats, Volume
 from fusevol.docker.consumers import uses
 from fusevol.driver import LocalDriver
-from fusevol.driver.attachment import believed, this_node
+from fusevol.driver.attachment import believed, is_here
 from fusevol.errors import FusevolError
 
 __all__ = ["CONTENT_TYPE", "metrics"]
@@ -48,7 +48,7 @@ async def metrics(driver: LocalDriver) -> bytes:
             except FusevolError:
                 return
 
-    mounted = [volume for volume, _ in found if volume.attached_on == this_node() and volume.attach_path]
+    mounted = [volume for volume, _ in found if is_here(volume) and volume.attach_path]
     async with trio.open_nursery() as nursery:
         for volume in mounted:
             nursery.start_soon(ask, volume)
@@ -81,7 +81,7 @@ def _of_volumes(found: list[tuple[Volume, int]]) -> Iterator[Metric]:
         name = [volume.locator.name]
         size.add_metric(name, volume.spec.size)
         snapshots.add_metric(name, count)
-        mounted.add_metric(name, bool(volume.attached_on == this_node() and volume.attach_path))
+        mounted.add_metric(name, bool(is_here(volume) and volume.attach_path))
         consumers.add_metric(name, uses(volume))
     yield from (size, snapshots, mounted, consumers)
 

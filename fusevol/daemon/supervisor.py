@@ -15,9 +15,9 @@ from fusevol.api import Volume
 from fusevol.daemon.known import Known
 from fusevol.daemon.work import Call, Work
 from fusevol.driver import LocalDriver
-from fusevol.driver.attachment import server_of, this_node
+from fusevol.driver.attachment import server_of
 from fusevol.errors import FusevolError, VolumeNotFound
-from fusevol.store import Process
+from fusevol.store import Life, Process
 
 __all__ = ["Supervisor"]
 
@@ -49,7 +49,8 @@ class Supervisor:
                     found = []
                 for volume, _ in found:
                     server = server_of(volume)
-                    if volume.attached_on == this_node() and server is not None and server not in self._watched:
+                    # One that cannot be seen from here is somebody else's to watch.
+                    if server and server.life is not Life.UNKNOWN and server not in self._watched:
                         self._watched.add(server)
                         nursery.start_soon(self._watch, volume.id, server)
                 await trio.sleep(_INTERVAL)

@@ -9,8 +9,7 @@ anew, which does not. So ids are counted, and what is counted too much goes when
 import msgspec
 
 from fusevol.api import Volume, VolumeConsumer
-from fusevol.driver.attachment import this_node
-from fusevol.store.processes import boot_id
+from fusevol.store.processes import boot_id, this_node
 
 __all__ = ["added", "consumers", "dropped", "removed", "uses"]
 

@@ -14,7 +14,7 @@ from tests.cli.command import FUSEVOL, Fusevol
 
 VOLUME_KEYS = {
     "name", "id", "kind", "parent", "state", "size", "pool", "labels", "sticky", "created", "mounted_on",
-    "snapshots", "error", "mount_options",
+    "snapshots", "error", "mount_options", "lease",
 }  # fmt: skip
 SNAPSHOT_KEYS = {"name", "id", "volume", "created", "automatic", "labels", "mounted_on"}
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
