@@ -26,6 +26,7 @@ from fusevol.api import (
 )
 from fusevol.driver import snapmounts
 from fusevol.driver.attachment import believed
+from fusevol.driver.contents import Contents
 from fusevol.driver.context import POOL_LABEL, Context, pool_of
 from fusevol.driver.mounting import Mounting, absolute
 from fusevol.driver.rawbytes import RawBytes
@@ -77,6 +78,7 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
         self.store = self.context.store
         self.snapshots = Snapshots(self.context)
         self.upkeep = Upkeep(self.context, self.snapshots)
+        self.contents = Contents(self.context, self.upkeep)
         self.mounting = Mounting(self.context)
 
     async def __aenter__(self) -> "LocalDriver":

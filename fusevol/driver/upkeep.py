@@ -126,7 +126,7 @@ class Upkeep:
         self._context = context
         self._snapshots = snapshots
 
-    async def _flush(self, volume: Volume) -> None:
+    async def flush(self, volume: Volume) -> None:
         """Make what was written to a mounted volume visible to readers of its log, if that can be done."""
         with suppress(FusevolError):
             if control := self._context.control(volume):
@@ -154,7 +154,7 @@ class Upkeep:
                 metadata=used.metadata, reclaimable=used.reclaimable, total=used.total, snapshots=tuple(snapshots),
             )  # fmt: skip
 
-        await self._flush(volume)
+        await self.flush(volume)
         return await self._context.look(volume, measure)
 
     # -- soundness --------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ class Upkeep:
 
         Raises CorruptData where so much is damaged that the volume cannot be opened.
         """
-        await self._flush(volume)
+        await self.flush(volume)
         report = await self._scrub(volume, progress)
         damage = report.damage
         if damage:

@@ -74,18 +74,21 @@ class CheckReport:
 
 
 class MetadataReader:
-    """Reads a filesystem's database without changing it, sorting in files of the host's temporary directory.
+    """Reads filesystems' databases without changing them, sorting in files of the host's temporary directory.
 
-    Tables are in the schema `fs`. Every method may raise CorruptData or BackendError.
+    Tables are in the schema `fs`, or where there are several volumes in those that they are named by. Every method may
+    raise CorruptData or BackendError.
     """
 
-    def __init__(self, volume: LogVolume | SnapshotView) -> None:
-        self._vfs = VolumeVFS(volume)
+    def __init__(self, volume: LogVolume | SnapshotView | None = None, **more: LogVolume | SnapshotView) -> None:
+        volumes = ({"fs": volume} if volume else {}) | more
+        self._vfses = [VolumeVFS(each) for each in volumes.values()]
         flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
         self._connection = apsw.Connection("", flags=flags)
         self.run("PRAGMA temp_store = FILE")
-        self.run(f"ATTACH 'file:fusevol?mode=ro&vfs={self._vfs.name}' AS fs")
-        self.run("PRAGMA fs.cache_size = -32768")
+        for schema, vfs in zip(volumes, self._vfses, strict=True):
+            self.run(f"ATTACH 'file:fusevol?mode=ro&vfs={vfs.name}' AS {schema}")
+            self.run(f"PRAGMA {schema}.cache_size = -32768")
 
     def run(self, sql: str, *bindings: Any) -> None:
         """Execute a statement."""
@@ -108,7 +111,7 @@ class MetadataReader:
 
     def translated(self, error: apsw.Error) -> FusevolError:
         """SQLite's error as one of this project's."""
-        cause, self._vfs.error = self._vfs.error, None
+        cause = self.damage
         if cause is not None:
             return cause
         if isinstance(error, apsw.CorruptError | apsw.NotADBError | apsw.SQLError):
@@ -118,8 +121,10 @@ class MetadataReader:
     @property
     def damage(self) -> FusevolError | None:
         """What the last page that SQLite could not read failed with, if it kept that to itself."""
-        cause, self._vfs.error = self._vfs.error, None
-        return cause
+        causes = [vfs.error for vfs in self._vfses if vfs.error is not None]
+        for vfs in self._vfses:
+            vfs.error = None
+        return causes[0] if causes else None
 
     def close(self) -> None:
         """Close it."""

@@ -15,20 +15,20 @@ __all__ = ["SnapshotView"]
 
 
 class SnapshotView:
-    """The bytes of a snapshot; `record` says which."""
+    """The bytes of a snapshot; `record` says which. `path` is the way to them."""
 
     def __init__(self, record: Snapshot, reader: BlockReader, tree: Tree) -> None:
         self.record = record
         self._reader = reader
-        self._path = DataPath(None, reader, ExtentMap(tree, record.mapped, record.inherited))
+        self.path = DataPath(None, reader, ExtentMap(tree, record.mapped, record.inherited))
 
     async def read(self, size: int, offset: int) -> Buffer:
         """Return exactly `size` bytes from `offset`. Raises CorruptData, BackendError, InvalidArgument."""
-        return await self._path.read(size, offset)
+        return await self.path.read(size, offset)
 
     def read_nowait(self, size: int, offset: int) -> Buffer | None:
         """Like `read`, but None where it would have to wait."""
-        return self._path.read_nowait(size, offset)
+        return self.path.read_nowait(size, offset)
 
     def blocking(self) -> AbstractContextManager[None]:
         """Inside, `read_nowait` blocks the thread rather than give up; see `LogVolume.blocking`."""
@@ -36,4 +36,4 @@ class SnapshotView:
 
     def mapped(self, first: int, end: int, unreadable: Unreadable) -> AsyncIterator[tuple[int, int]]:
         """Runs of mapped blocks; see `mapped_runs`."""
-        return mapped_runs(lambda: self._path.live, self._path.readers, first, end, unreadable)
+        return mapped_runs(lambda: self.path.live, self.path.readers, first, end, unreadable)

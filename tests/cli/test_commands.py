@@ -84,6 +84,18 @@ def test_the_json_objects_are_as_documented(fusevol: Fusevol) -> None:
     assert fusevol.json("rm", "copy", "www@before") == {"deleted": ["copy", "www@before"]}
 
 
+def test_a_volume_without_files_has_nothing_to_compare_or_to_add_up(fusevol: Fusevol) -> None:
+    for name in ("web", "db"):
+        fusevol("create", name)
+        fusevol("snapshot", f"{name}@a")
+    assert fusevol("diff", "web@a") == fusevol("diff", "web@a", "web") == ""
+    assert fusevol.json("diff", "web@a", "web@a") == []
+    assert "both must be of one volume" in fusevol.fails("diff", "web@a", "db@a", status=2)
+    assert 'no snapshot "b"' in fusevol.fails("diff", "web@a", "web@b")
+    assert fusevol.json("du", "web@a") == [{"path": "/", "depth": 0, "size": 0, "used": 0, "inodes": 0}]
+    assert "there is no file in it yet" in fusevol.fails("du", "web", "/x", status=2)
+
+
 def test_a_volume_is_named_by_its_id_as_well(fusevol: Fusevol) -> None:
     volume_id = fusevol.json("create", "web")["id"]
     fusevol("snapshot", f"{volume_id}@before")

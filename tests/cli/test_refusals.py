@@ -55,6 +55,8 @@ def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ("set web", "there is nothing to change", "give --size"),
         ("top --interval 0", "--interval 0 is not between 0.1 and 3600 seconds", None),
         ("top --count 0", "--count 0 is less than 1", None),
+        ("du web --depth -1", "--depth -1 is less than 0", None),
+        ("du web --sort colour", "invalid value for '--sort'", "fusevol du --help"),
         ("snapshot web", '"web" names no snapshot', "write it as web@NAME"),
         ("restore web", '"web" names no snapshot', "write it as web@NAME"),
         ("snapshot web@", "snapshot '' is not a valid name", "use 1 to 128"),
