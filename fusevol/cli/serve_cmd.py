@@ -85,4 +85,8 @@ def serve(
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # The error that ends it is said by the command, as with all others.
+    logging.getLogger("fusevol.process").addFilter(
+        lambda record: bool(record.exc_info) or record.levelno < logging.ERROR
+    )
     run(lambda _, ready: run_daemon(home(), settings, ready), {})

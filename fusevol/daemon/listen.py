@@ -1,14 +1,18 @@
 """Sockets that the daemon listens on: its own, or those that systemd made for it."""
 
 import errno
+import logging
 import os
 import socket
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from fusevol.errors import BackendError, InvalidArgument, VolumeBusy
 
 __all__ = ["inherited", "listen_tcp", "listen_unix", "notify"]
+
+log = logging.getLogger(__name__)
 
 #: systemd's first file descriptor; see sd_listen_fds(3).
 _FIRST = 3
@@ -37,10 +41,10 @@ def listen_unix(path: Path, *, mode: int = 0o600) -> socket.socket:
 
     Raises VolumeBusy where somebody listens there, BackendError.
     """
-    try:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    with _closed_on_error(listener, str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         # Nobody gets in between the making of the socket and the setting of its mode.
         before = os.umask(0o777 & ~mode)
         try:
@@ -48,10 +52,19 @@ def listen_unix(path: Path, *, mode: int = 0o600) -> socket.socket:
         finally:
             os.umask(before)
         listener.listen(_BACKLOG)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BackendError(f"{path}: {reason[:1].lower() + reason[1:]}") from error
     return listener
+
+
+@contextmanager
+def _closed_on_error(listener: socket.socket, address: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        listener.close()
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+            raise BackendError(f"{address}: {reason[:1].lower() + reason[1:]}") from error
+        raise
 
 
 def _remove_stale(path: Path) -> None:
@@ -78,13 +91,13 @@ def listen_tcp(address: str) -> socket.socket:
         raise InvalidArgument(f"{address!r} is not of the form HOST:PORT")
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+    except OSError as error:
+        raise InvalidArgument(f"{address}: {error.strerror}") from error
+    listener = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+    with _closed_on_error(listener, address):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(where)
         listener.listen(_BACKLOG)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BackendError(f"{address}: {reason[:1].lower() + reason[1:]}") from error
     return listener
 
 
@@ -94,5 +107,8 @@ def notify(state: str) -> None:
     if not address:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        sender.connect("\0" + address[1:] if address.startswith("@") else address)
-        sender.sendall(state.encode())
+        try:
+            sender.connect("\0" + address[1:] if address.startswith("@") else address)
+            sender.sendall(state.encode())
+        except OSError as error:
+            log.warning("systemd was not told %s: %s", state, error)

@@ -24,7 +24,7 @@ __all__ = ["Supervisor"]
 log = logging.getLogger(__name__)
 
 #: Seconds between looks for mounts that others made.
-_INTERVAL = 5.0
+_INTERVAL = 2.0
 #: Seconds before each further attempt to mount a volume again.
 _PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
@@ -63,6 +63,8 @@ class Supervisor:
             return
         except FusevolError as error:
             log.error("volume %s: %s", volume_id, error)
+        except Exception:
+            log.exception("volume %s", volume_id)
         finally:
             self._watched.discard(server)
 
@@ -76,6 +78,7 @@ class Supervisor:
             name = volume.locator.name
             if pause == _PAUSES[0]:
                 log.error("%s: %s, which served it, is gone; mounting it again", name, server)
+                self._known.set_error(volume, f"{server}, which served it, is gone")
             try:
                 await self._work.on(name, "mounting it again", partial(self._mount, volume))
             except FusevolError as error:

@@ -44,12 +44,19 @@ class Counts:
                 await self.sweep()
             except FusevolError as error:
                 log.warning("the counts of containers could not be looked at: %s", error)
+            except Exception:
+                log.exception("the counts of containers could not be looked at")
             await trio.sleep(max(0.2, self._stale_after / 2))
 
     async def sweep(self) -> None:
         """Mount what containers use and is not mounted; drop counts and unmount where nobody is."""
-        found = [believed(volume) for volume, _ in await self._volumes.driver.store.volumes()]
-        concerned = [volume for volume in found if uses(volume) or self._is_here(volume)]
+        records = [record for record, _ in await self._volumes.driver.store.volumes()]
+        found = [believed(record) for record in records]
+        # What lost its server is the supervisor's, who knows where it was mounted.
+        lost = {
+            record.id for record, volume in zip(records, found, strict=True) if record.attached_on > volume.attached_on
+        }
+        concerned = [volume for volume in found if uses(volume) or self._volumes.is_here(volume)]
         now = trio.current_time()
         self._since = {sight: self._since.get(sight, now) for sight in map(_sight, concerned)}
         old = [volume for volume in concerned if now - self._since[_sight(volume)] >= self._stale_after]
@@ -57,17 +64,14 @@ class Counts:
         async with trio.open_nursery() as nursery:
             for volume in concerned:
                 name = volume.locator.name
-                if self._volumes.work.busy(name):
+                if self._volumes.work.busy(name) or volume.id in lost:
                     continue
                 if volume in old and uses(volume) and in_use is not None and name not in in_use:
                     nursery.start_soon(self._settle, volume, "dropping its count", self._drop)
-                elif uses(volume) and not self._is_here(volume) and not volume.attached_on:
+                elif uses(volume) and not self._volumes.is_here(volume) and not volume.attached_on:
                     nursery.start_soon(self._settle, volume, "mounting it again", self._mount)
                 elif volume in old and not uses(volume):
                     nursery.start_soon(self._settle, volume, "unmounting it", self._unmount)
-
-    def _is_here(self, volume: Volume) -> bool:
-        return self._volumes.path_of(volume) in volume.attach_path
 
     async def _settle(self, volume: Volume, what: str, operation: _Operation) -> None:
         seen = _sight(volume)
@@ -89,8 +93,9 @@ class Counts:
         await self._volumes.unmount_here(await self._volumes.driver.context.change(volume.id, dropped))
 
     async def _mount(self, volume: Volume) -> None:
-        log.info("%s: containers use it, and it is not mounted", volume.locator.name)
+        log.warning("%s: containers use it, and it was not mounted", volume.locator.name)
         await self._volumes.mount_here(volume)
+        self._volumes.known.set_error(volume, "containers use it, and it was not mounted; it was mounted again")
 
     async def _unmount(self, volume: Volume) -> None:
         await self._volumes.unmount_here(volume)

@@ -27,7 +27,7 @@ from fusevol.docker.protocol import VolumeAnswer
 from fusevol.driver import LocalDriver
 from fusevol.driver.attachment import believed
 from fusevol.driver.context import pool_of
-from fusevol.errors import VolumeBusy, VolumeNotFound
+from fusevol.errors import BackendError, VolumeBusy, VolumeNotFound
 
 __all__ = ["DockerVolumes"]
 
@@ -57,9 +57,13 @@ class DockerVolumes:
             raise VolumeNotFound(f'volume "{name}" does not exist')
         return believed(volume)
 
+    def is_here(self, volume: Volume) -> bool:
+        """Whether a volume, whose record is true, is mounted for containers."""
+        # Where it is being mounted or unmounted, its record has the path too.
+        return volume.state is VolumeState.ATTACHED and self.path_of(volume) in volume.attach_path
+
     def _mountpoint(self, volume: Volume) -> str:
-        path = self.path_of(volume)
-        return path if path in volume.attach_path else ""
+        return self.path_of(volume) if self.is_here(volume) else ""
 
     # -- what dockerd asks ------------------------------------------------------------------------
 
@@ -117,10 +121,9 @@ class DockerVolumes:
     async def mount_here(self, volume: Volume) -> None:
         """Mount a volume where containers have it, unless it is mounted there."""
         path = self.path_of(volume)
-        if path in believed(await self.driver.store.get_vol(volume.id)).attach_path:
+        if self.is_here(believed(await self.driver.store.get_vol(volume.id))):
             return
-        # Not by its umask: root of a container in a user namespace must be able to pass.
-        await trio.to_thread.run_sync(lambda: os.makedirs(path, mode=0o755, exist_ok=True))
+        await trio.to_thread.run_sync(_make_directory, path)
         await self.driver.mount(volume.id, path)
         self.known.forget_error(volume)
 
@@ -170,3 +173,13 @@ class DockerVolumes:
                 await self.driver.delete(volume.id)
 
             await self.work.on(name, "removing it", remove)
+
+
+def _make_directory(path: str) -> None:
+    try:
+        os.makedirs(path)
+    except FileExistsError:
+        # It may have a dead mount on it, which nobody can look at; mounting takes that away.
+        pass
+    except OSError as error:
+        raise BackendError(f"{path} cannot be made: {error.strerror}") from error
