@@ -9,9 +9,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from fusevol import __version__
 from fusevol.api import Stats, Volume
-from fusevol.docker.consumers import uses
 from fusevol.driver import LocalDriver
 from fusevol.driver.attachment import believed, is_here
+from fusevol.driver.consumers import uses
 from fusevol.errors import FusevolError
 
 __all__ = ["CONTENT_TYPE", "metrics"]

@@ -14,9 +14,9 @@ import trio
 
 from fusevol.api import Volume
 from fusevol.daemon.work import Call
-from fusevol.docker.consumers import consumers, dropped, uses
 from fusevol.docker.volumes import DockerVolumes
 from fusevol.driver.attachment import believed
+from fusevol.driver.consumers import consumers, dropped, uses
 from fusevol.errors import FusevolError
 
 __all__ = ["Counts"]
@@ -68,7 +68,7 @@ class Counts:
                     continue
                 if volume in old and uses(volume) and in_use is not None and name not in in_use:
                     nursery.start_soon(self._settle, volume, "dropping its count", self._drop)
-                elif uses(volume) and not self._volumes.is_here(volume) and not volume.attached_on:
+                elif uses(volume) and not self._volumes.is_here(volume):
                     nursery.start_soon(self._settle, volume, "mounting it again", self._mount)
                 elif volume in old and not uses(volume):
                     nursery.start_soon(self._settle, volume, "unmounting it", self._unmount)

@@ -20,12 +20,12 @@ import trio
 from fusevol.api import Volume, VolumeState, check_name
 from fusevol.daemon.known import Known
 from fusevol.daemon.work import Call, Work
-from fusevol.docker.consumers import added, dropped, removed, uses
 from fusevol.docker.engine import Engine
 from fusevol.docker.options import wanted
 from fusevol.docker.protocol import VolumeAnswer
 from fusevol.driver import LocalDriver
 from fusevol.driver.attachment import believed
+from fusevol.driver.consumers import added, dropped, refuse_if_used, removed, uses
 from fusevol.driver.context import pool_of
 from fusevol.errors import BackendError, VolumeBusy, VolumeNotFound
 
@@ -79,12 +79,13 @@ class DockerVolumes:
     async def get(self, name: str) -> VolumeAnswer:
         """A volume, with what `docker volume inspect` shows of it."""
         volume = await self._named(name)
+        used = await self.known.used(volume)
         snapshots = [child for child in await self.driver.store.children(volume.id) if child.is_snapshot]
         status: dict[str, object] = {
             "id": volume.id,
             "state": volume.state.value,
             "size": volume.spec.size,
-            "used": await self.known.used(volume),
+            "used": used,
             "snapshots": len(snapshots),
             "uses": uses(volume),
             "pool": pool_of(volume),
@@ -164,11 +165,7 @@ class DockerVolumes:
                 if uses(now) and in_use is not None and name not in in_use:
                     log.info("%s: no container has it; its count of %d was stale", name, uses(now))
                     now = await self.driver.context.change(volume.id, dropped)
-                if uses(now):
-                    raise VolumeBusy(
-                        f'volume "{name}" is in use by containers, {uses(now)} times',
-                        hint="fusevol inspect shows the mount ids; their counts go once the engine says they are gone",
-                    )
+                refuse_if_used(now, "removed")
                 await self.unmount_here(now)
                 await self.driver.delete(volume.id)
 

@@ -26,6 +26,7 @@ from fusevol.api import (
 )
 from fusevol.driver import snapmounts
 from fusevol.driver.attachment import believed
+from fusevol.driver.consumers import refuse_if_used
 from fusevol.driver.contents import Contents
 from fusevol.driver.context import POOL_LABEL, Context, pool_of
 from fusevol.driver.mounting import Mounting, absolute
@@ -221,6 +222,7 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
         async with self.context.hold(volume_id) as volume:
             name = volume.locator.name
             self.context.refuse_if_mounted(volume, "deleted")
+            refuse_if_used(volume, "deleted")
             for child in await self.store.children(volume_id):
                 if child.is_snapshot:
                     snapmounts.refuse_if_mounted(name, child, "deleted")

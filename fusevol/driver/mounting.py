@@ -13,6 +13,7 @@ import trio
 from fusevol.api import Volume, VolumeState
 from fusevol.driver import snapmounts
 from fusevol.driver.attachment import server_of
+from fusevol.driver.consumers import refuse_if_used
 from fusevol.driver.context import Context
 from fusevol.driver.control import Control
 from fusevol.driver.mounts import is_ours, mount_at, take_away
@@ -177,8 +178,8 @@ class Mounting:
         """Unmount a volume; everything written to it is durable when this returns.
 
         path: where, if it matters. Where it is mounted on others as well, it stays so. Raises VolumeNotFound,
-        VolumeDetached (not mounted), InvalidArgument (not there, but elsewhere), VolumeBusy (in use), BackendError
-        (what was written last may not be durable).
+        VolumeDetached (not mounted), InvalidArgument (not there, but elsewhere), VolumeBusy (in use, or by containers,
+        whose own mounts this would leave behind), BackendError (what was written last may not be durable).
         """
         volume = await self._context.store.get_vol(volume_id)
         if volume.is_snapshot:
@@ -192,6 +193,8 @@ class Mounting:
             if where not in volume.attach_path:
                 elsewhere = " and ".join(volume.attach_path)
                 raise InvalidArgument(f'volume "{name}" is not mounted on {where}, but on {elsewhere}')
+            if volume.attach_path == (where,):
+                refuse_if_used(volume, "unmounted")
             mounted = mount_at(where)
         # Not held from here on: the serving process ends by itself, which may take as long as the last writes do.
         await trio.to_thread.run_sync(lambda: _unmount(where, f'volume "{name}"'))

@@ -78,6 +78,8 @@ def test_a_volume_in_use_is_not_removed(daemon: Daemon) -> None:
     daemon.volume("Create", "data")
     path = daemon.volume("Mount", "data", ID="a")["Mountpoint"]
     assert "in use by containers" in daemon.volume("Remove", "data")["Err"]
+    assert "mounted on" in daemon.command.fails("rm", "data")
+    assert "in use by containers, 1 times" in daemon.command.fails("umount", "data")
     assert is_ours(mount_at(path))
     daemon.volume("Unmount", "data", ID="a")
     place = daemon.command.home / "place"

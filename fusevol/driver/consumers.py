@@ -9,9 +9,10 @@ anew, which does not. So ids are counted, and what is counted too much goes when
 import msgspec
 
 from fusevol.api import Volume, VolumeConsumer
+from fusevol.errors import VolumeBusy
 from fusevol.store.processes import boot_id, this_node
 
-__all__ = ["added", "consumers", "dropped", "removed", "uses"]
+__all__ = ["added", "consumers", "dropped", "refuse_if_used", "removed", "uses"]
 
 _TYPE = "docker"
 
@@ -25,6 +26,15 @@ def consumers(volume: Volume) -> dict[str, int]:
 def uses(volume: Volume) -> int:
     """How many times a volume was mounted for containers and not unmounted."""
     return sum(consumers(volume).values())
+
+
+def refuse_if_used(volume: Volume, what: str) -> None:
+    """Raise VolumeBusy for a volume that containers use; `what` says what cannot be done."""
+    if count := uses(volume):
+        raise VolumeBusy(
+            f'volume "{volume.locator.name}" is in use by containers, {count} times, and cannot be {what}',
+            hint="stop them first; a count without containers is set right by fusevol serve",
+        )
 
 
 def _is_ours(consumer: VolumeConsumer) -> bool:
