@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fusevol.backends.base import Backend
     from fusevol.log import LogVolume
 
-__all__ = ["LEFTOVER", "POOL_LABEL", "RESERVED_LABELS", "Context", "named", "pool_of"]
+__all__ = ["LEFTOVER", "POOL_LABEL", "RESERVED_LABELS", "Context", "data_missing", "named", "pool_of"]
 
 T = TypeVar("T")
 
@@ -43,6 +43,14 @@ LEFTOVER = (VolumeState.PENDING, VolumeState.DELETED)
 def pool_of(volume: Volume) -> str:
     """The pool that a volume is in, or is to be made in."""
     return volume.locator.volume_labels.get(POOL_LABEL, DEFAULT_POOL)
+
+
+def data_missing(volume: Volume) -> CorruptData:
+    """The error where a volume has a record, and no data."""
+    return CorruptData(
+        f'the data of volume "{volume.locator.name}" is missing from pool "{pool_of(volume)}"',
+        hint=f"if it is lost for good, remove the record: fusevol rm {volume.locator.name}",
+    )
 
 
 class Context:
@@ -218,10 +226,7 @@ class Context:
             except VolumeNotFound as error:
                 if opened:
                     raise
-                raise CorruptData(
-                    f'the data of volume "{volume.locator.name}" is missing from pool "{pool_of(volume)}"',
-                    hint=f"if it is lost for good, remove the record: fusevol rm {volume.locator.name}",
-                ) from error
+                raise data_missing(volume) from error
 
     async def remove(self, volume: Volume) -> None:
         """Delete the data of a held volume, and its record. Does nothing that was done before."""

@@ -14,10 +14,10 @@ from fusevol.api import Volume, VolumeState
 from fusevol.driver import snapmounts
 from fusevol.driver.attachment import server_of
 from fusevol.driver.consumers import refuse_if_used
-from fusevol.driver.context import Context
+from fusevol.driver.context import Context, data_missing
 from fusevol.driver.control import Control
 from fusevol.driver.mounts import is_ours, mount_at, take_away
-from fusevol.errors import BackendError, InvalidArgument, NotSupported, VolumeBusy, VolumeDetached
+from fusevol.errors import BackendError, InvalidArgument, NotSupported, VolumeBusy, VolumeDetached, VolumeNotFound
 from fusevol.mount.mounttable import places
 from fusevol.store.processes import Life, Process
 
@@ -88,7 +88,11 @@ class Mounting:
         await trio.to_thread.run_sync(check_mountpoint, Path(path))
         arguments = self.arguments(record, path, options)
         log_file = self._context.home.path / "log" / f"{record.id}.log"
-        await trio.to_thread.run_sync(lambda: spawn(entry, arguments, log_file=log_file, title=f"{name} on {path}"))
+        try:
+            await trio.to_thread.run_sync(lambda: spawn(entry, arguments, log_file=log_file, title=f"{name} on {path}"))
+        except VolumeNotFound as error:
+            # There is a record.
+            raise error if record.is_snapshot else data_missing(record) from error
         return await self._context.store.get_vol(record.id)
 
     async def _mount_snapshot(

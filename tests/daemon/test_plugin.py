@@ -1,6 +1,7 @@
 """The volume plugin without an engine: what dockerd says, said here; counts, and what becomes of them."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -192,3 +193,14 @@ def test_ending_it_leaves_mounts_and_takes_the_sockets_away(daemon: Daemon) -> N
     assert not daemon.plugin_socket.exists()
     assert not daemon.api_socket.exists()
     assert is_ours(mount_at(path))
+
+
+def test_lost_data_is_called_so(daemon: Daemon) -> None:
+    daemon.volume("Create", "data")
+    shutil.rmtree(daemon.command.home / "volumes" / _status(daemon, "data")["id"])
+    missing = 'the data of volume "data" is missing from pool "default"'
+    assert missing in daemon.volume("Mount", "data", ID="a")["Err"]
+    assert _status(daemon, "data")["uses"] == 0
+    place = daemon.command.home / "place"
+    place.mkdir()
+    assert missing in daemon.command.fails("mount", "data", str(place))
