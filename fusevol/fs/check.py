@@ -9,7 +9,7 @@ from fusevol.fs.checkfiles import check_addresses, check_attributes, check_inode
 from fusevol.fs.checknames import check_links, check_names, check_tree
 from fusevol.fs.database import read_superblock
 from fusevol.fs.findings import CheckProgress, CheckReport, Finding, MetadataReader, Report
-from fusevol.fs.layout import BLOCK, DATA_BLOCK, DATABASE, SCHEMA
+from fusevol.fs.layout import BLOCK, DATA_BLOCK, DATABASE, SCHEMA, TOTAL_BLOCKS, TOTAL_FILES
 from fusevol.log import LogVolume, SnapshotView
 from fusevol.log.format import LOGICAL_BLOCKS
 
@@ -17,6 +17,7 @@ __all__ = ["CheckReport", "Finding", "check_filesystem"]
 
 _READ_BLOCKS = 256
 _COUNTERS = ("next_ino", "next_cookie", "next_block", "size")
+_TOTALS = {"files": TOTAL_FILES, "blocks": TOTAL_BLOCKS}
 _OBJECTS = "SELECT type, name, sql FROM {} WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
 
 
@@ -75,6 +76,7 @@ class _Check:
             return
         counters = self._counters()
         next_block = counters["next_block"]
+        await self._stage("totals", self._totals)
         await self._stage("names", lambda: check_names(metadata, report, counters["next_cookie"]))
         await self._stage("links", lambda: check_links(metadata, report))
         await self._stage("tree", lambda: check_tree(metadata, report))
@@ -125,9 +127,18 @@ class _Check:
                 self._report.add("counter", f"the counter {key} is {value!r}", f"{low} to {high}")
                 value = high
             counters[key] = value
-        for key in rows:
+        for key in rows.keys() - _TOTALS:
             self._report.add("counter", f"there is a counter {key!r}", "none")
         return counters
+
+    async def _totals(self) -> None:
+        kept = dict(self._metadata.rows("SELECT key, value FROM fs.counter"))
+        for key, query in _TOTALS.items():
+            ((found,),) = self._metadata.rows(query.replace("FROM ", "FROM fs."))
+            total = found or 0
+            # An earlier version kept none.
+            if kept.get(key, total) != total:
+                self._report.add("counter", f"the counter {key} is {kept[key]!r}", str(total))
 
     # -- blocks -----------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from fusevol.fs.clock import now
 from fusevol.fs.content import FileReader
 from fusevol.fs.database import Database
 from fusevol.fs.inodes import Extent, Inode, InodeTable, fail
-from fusevol.fs.layout import BLOCK, INLINE_BYTES, SIZE_MAX
+from fusevol.fs.layout import BLOCK, INLINE_BYTES, SIZE_MAX, TOTAL_BLOCKS
 from fusevol.log import LogVolume
 from fusevol.log.format import LOGICAL_BLOCKS
 
@@ -38,8 +38,7 @@ class FileData(FileReader):
         self._inodes = inodes
         self._next = database.counter("next_block", 0)
         self.limit = database.counter("size", 0) >> _SHIFT
-        row = database.one("SELECT total(blocks) FROM inode")
-        self.used = int(row[0]) if row and row[0] else 0
+        self.used = database.total("blocks", TOTAL_BLOCKS)
         self._touched: dict[int, Inode] = {}
         self._freed: list[tuple[int, int]] = []
 
@@ -259,6 +258,7 @@ class FileData(FileReader):
             self._freed = []
         self._database.set_counter("next_block", self._next)
         self._database.set_counter("size", self.limit << _SHIFT)
+        self._database.set_counter("blocks", self.used)
         return freed
 
     async def discard(self, freed: list[tuple[int, int]]) -> None:

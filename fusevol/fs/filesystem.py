@@ -328,9 +328,7 @@ class Filesystem(ReadOnlyFilesystem):
             free = min(free, capacity.free // BLOCK)
             if not self._data.limit:
                 blocks = used + free
-        row = self._database.one("SELECT count(*) FROM inode")
-        files = int(row[0]) if row else 0  # type: ignore[arg-type]
-        return StatFs(blocks, free, files + free, free)
+        return StatFs(blocks, free, self._inodes.count + free, free)
 
     def _commit(self) -> None:
         """Put all changes of the metadata into the log, at once; for right before a barrier."""

@@ -11,6 +11,7 @@ from itertools import islice
 
 from fusevol.fs.clock import now
 from fusevol.fs.database import Database
+from fusevol.fs.layout import TOTAL_FILES
 
 __all__ = ["INODE_COLUMNS", "Extent", "Inode", "InodeTable", "fail"]
 
@@ -124,6 +125,8 @@ class InodeTable:
         self._cache: dict[int, Inode] = {}
         self._dirty: dict[int, Inode] = {}
         self._next = database.counter("next_ino", 2)
+        #: How many there are.
+        self.count = database.total("files", TOTAL_FILES)
 
     def get(self, ino: int) -> Inode:
         """The inode. Raises OSError(ESTALE) if there is none."""
@@ -161,6 +164,7 @@ class InodeTable:
         size = len(data) if data else 0
         inode = Inode(self._next, mode, nlink, uid, gid, rdev, size, 0, born, born, born, born, parent, data)
         self._next += 1
+        self.count += 1
         inode.extents = []
         self._cache[inode.ino] = self._dirty[inode.ino] = inode
         return inode
@@ -174,6 +178,7 @@ class InodeTable:
         """Remove the inode and its row."""
         self._cache.pop(inode.ino, None)
         self._dirty.pop(inode.ino, None)
+        self.count -= 1
         self._database.run("DELETE FROM inode WHERE ino = ?", (inode.ino,))
 
     @property
@@ -191,6 +196,7 @@ class InodeTable:
             if len(self._cache) > self._limit:
                 self._evict()
         self._database.set_counter("next_ino", self._next)
+        self._database.set_counter("files", self.count)
 
     def _evict(self) -> None:
         """Forget the oldest of the clean ones, down to three quarters of the limit."""

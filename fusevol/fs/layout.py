@@ -23,6 +23,8 @@ __all__ = [
     "SUPERBLOCK",
     "SUPERBLOCK_MAGIC",
     "SYMLINK_MAX",
+    "TOTAL_BLOCKS",
+    "TOTAL_FILES",
     "XATTR_MAX",
 ]
 
@@ -74,6 +76,10 @@ CREATE TABLE xattr (
 ) WITHOUT ROWID;
 -- Logical blocks that no file has any more; discarded once the commit that says so is durable, then removed here.
 CREATE TABLE discard (address INTEGER PRIMARY KEY, count INTEGER NOT NULL);
--- next_ino, next_cookie, next_block: the next to hand out. size: quota in bytes, 0 for none.
+-- next_ino, next_cookie, next_block: the next to hand out. size: quota in bytes, 0 for none. files: rows of inode;
+-- blocks: the sum of theirs.
 CREATE TABLE counter (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
+
+#: What the counters `blocks` and `files` say.
+TOTAL_BLOCKS, TOTAL_FILES = "SELECT sum(blocks) FROM inode", "SELECT count(*) FROM inode"

@@ -10,6 +10,7 @@ from fusevol.errors import CorruptData
 from fusevol.fs.content import FileReader
 from fusevol.fs.database import Database, read_superblock
 from fusevol.fs.inodes import Inode, InodeTable, fail
+from fusevol.fs.layout import TOTAL_BLOCKS, TOTAL_FILES
 from fusevol.fs.names import Entry, Names
 from fusevol.fs.xattrs import check_name
 from fusevol.log import LogVolume, SnapshotView
@@ -97,12 +98,8 @@ class ReadOnlyFilesystem:
 
     def statfs(self) -> StatFs:
         """What statfs(2) says: of what cannot be written, that it is full."""
-        blocks, files = (self._number(f"SELECT {what}") for what in ("sum(blocks) FROM inode", "count(*) FROM inode"))
+        blocks, files = self._database.total("blocks", TOTAL_BLOCKS), self._database.total("files", TOTAL_FILES)
         return StatFs(blocks, 0, files, 0)
-
-    def _number(self, query: str) -> int:
-        row = self._database.one(query)
-        return int(row[0]) if row and row[0] else 0
 
     def close(self) -> None:
         """Close the database; what was not synced is dropped."""

@@ -143,7 +143,9 @@ CASES: dict[str, tuple[Break, set[tuple[str, str | None]]]] = {
     "negative size": (sql("UPDATE inode SET size = -1 WHERE ino = ?", "big"), {("size", BIG)}),
     "negative owner": (sql("UPDATE inode SET uid = -5 WHERE ino = ?", "big"), {("uid", BIG)}),
     "time out of range": (sql("UPDATE inode SET mtime = 1e30 WHERE ino = ?", "big"), {("time", BIG)}),
-    "blocks": (sql("UPDATE inode SET blocks = 7 WHERE ino = ?", "big"), {("blocks", BIG)}),
+    "blocks": (sql("UPDATE inode SET blocks = 7 WHERE ino = ?", "big"), {("blocks", BIG), ("counter", None)}),
+    "number of files": (sql("UPDATE counter SET value = 3 WHERE key = 'files'"), {("counter", None)}),
+    "number of blocks": (sql("UPDATE counter SET value = 3 WHERE key = 'blocks'"), {("counter", None)}),
     "extents overlap": (
         sql("UPDATE extent SET block = 2 WHERE ino = ? AND block = 5", "big"),
         {("extent-overlap", BIG)},
@@ -428,3 +430,19 @@ async def test_after_random_operations_and_crashes_there_are_no_findings_and_no_
             async with volume.view(snapshot.name) as view:
                 report = await check_filesystem(view, deep=True)
                 assert report.errors == [], [str(finding) for finding in report.errors]
+
+
+async def test_totals_that_an_earlier_version_did_not_keep_are_counted_once_and_kept() -> None:
+    backend = MemoryBackend()
+    await create_volume(backend, "v")
+    forget = sql("DELETE FROM counter WHERE key IN ('files', 'blocks')")
+    async with open_volume(backend, "v") as volume:
+        assert (await broken_volume(volume, forget)).findings == []
+    async with open_volume(backend, "v") as volume:
+        async with open_filesystem(volume) as filesystem:
+            before = filesystem.statfs()
+            assert (before.files - before.files_free, filesystem.used_size) == (9, 8 * BLOCK)
+        assert (await check_filesystem(volume)).findings == []
+        async with open_filesystem(volume) as filesystem:
+            kept = dict(filesystem._database.all("SELECT key, value FROM counter"))
+    assert (kept["files"], kept["blocks"]) == (9, 8)
