@@ -149,6 +149,14 @@ class Control:
         """Make everything durable."""
         await self.write("flush", "1", "it could not be flushed")
 
+    async def quiesce(self, seconds: float) -> None:
+        """Make everything durable, and hold back changes for so many seconds at most."""
+        await self.write("quiesce", f"{seconds:g}", "it could not be quiesced")
+
+    async def unquiesce(self) -> None:
+        """Let changes go on."""
+        await self.write("unquiesce", "1", "it could not be unquiesced")
+
     async def reclaim(self) -> None:
         """Give back all dead space there is."""
         await self.write("reclaim", "1", "its dead space could not be given back")

@@ -96,9 +96,13 @@ class Snapshots:
             hint=f"to see those it has: fusevol snapshots {volume.locator.name}",
         )
 
+    async def has(self, volume: Volume, name: str) -> bool:
+        """Whether a volume has a snapshot of that name."""
+        return any(snapshot.locator.name == name for snapshot in await self.of(volume))
+
     async def take(self, volume: Volume, name: str, labels: dict[str, str]) -> Volume:
         """Take a snapshot of a held volume, with all that was written to it before the call."""
-        if any(snapshot.locator.name == name for snapshot in await self.of(volume)):
+        if await self.has(volume, name):
             raise AlreadyExists(f'volume "{volume.locator.name}" has a snapshot "{name}" already')
         if control := self._context.control(volume):
             await control.snapshot(name, labels)
