@@ -1,13 +1,20 @@
-"""What the HTTP services of the daemon share: bodies of bounded size, JSON in and out, errors as JSON."""
+"""What the HTTP services of the daemon share: connections, bodies of bounded size, JSON in and out, errors as JSON."""
 
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 import msgspec
+import trio
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.utils import wrap_app
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from fusevol.errors import (
     AlreadyExists,
@@ -24,7 +31,7 @@ from fusevol.errors import (
     VolumeNotFound,
 )
 
-__all__ = ["Endpoint", "error_handlers", "json_response", "read_json", "status_of", "text_of"]
+__all__ = ["Endpoint", "error_handlers", "json_response", "read_json", "serve_app", "status_of", "text_of"]
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +40,9 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 #: Bytes that a request may have.
 _BODY_MAX = 1 << 20
+
+#: Characters of an error; what somebody sent may be in it.
+_TEXT_MAX = 500
 
 #: The first that fits counts.
 _STATUS: tuple[tuple[type[FusevolError], int], ...] = (
@@ -50,6 +60,29 @@ _STATUS: tuple[tuple[type[FusevolError], int], ...] = (
 )
 
 
+async def serve_app(
+    app: ASGIApp, listener: socket.socket, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Answer everybody who connects to a listening socket, until cancelled.
+
+    Connections are hypercorn's, but not its loop over them: there what goes wrong with one, such as a client that is
+    gone in the middle of its request, would end all of them.
+    """
+    config = Config()
+    config.include_server_header = False
+    config.loglevel = "WARNING"
+    wrapped, context = wrap_app(app, config.wsgi_max_body_size, "asgi"), WorkerContext(None)  # type: ignore[arg-type]
+
+    async def connection(stream: trio.SocketStream) -> None:
+        try:
+            await TCPServer(wrapped, config, context, {}, stream)  # type: ignore[arg-type]
+        except Exception as error:  # noqa: BLE001  whatever it is, it is this connection's
+            log.debug("a connection ended: %r", error)
+
+    listening = trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup()))
+    await trio.serve_listeners(connection, [listening], task_status=task_status)
+
+
 def status_of(error: FusevolError) -> int:
     """The HTTP status of an error."""
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
@@ -57,7 +90,8 @@ def status_of(error: FusevolError) -> int:
 
 def text_of(error: FusevolError) -> str:
     """An error and its hint in one line."""
-    return f"{error} ({error.hint})" if error.hint else str(error)
+    text = f"{error} ({error.hint})" if error.hint else str(error)
+    return text if len(text) <= _TEXT_MAX else f"{text[:_TEXT_MAX]}..."
 
 
 async def read_json(request: Request, kind: type[T]) -> T:
@@ -85,15 +119,19 @@ def error_handlers(
 
     async def ours(request: Request, error: Exception) -> Response:
         assert isinstance(error, FusevolError)
-        log.info("%s %s: %s", request.method, request.url.path, error)
+        log.info("%s %s: %s", request.method, request.url.path, text_of(error))
         return json_response(shape(text_of(error)), status(error))
 
     async def http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return json_response(shape(error.detail), error.status_code)
 
+    async def gone(_: Request, error: Exception) -> Response:
+        # Nobody will read it.
+        return json_response(shape(f"the request was not finished: {error!r}"), 400)
+
     async def other(request: Request, error: Exception) -> Response:
         log.error("%s %s: unexpected", request.method, request.url.path, exc_info=error)
         return json_response(shape(f"internal error: {type(error).__name__}; the log has more"), 500)
 
-    return {FusevolError: ours, HTTPException: http, Exception: other}
+    return {FusevolError: ours, HTTPException: http, ClientDisconnect: gone, Exception: other}

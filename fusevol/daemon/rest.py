@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fusevol.api import LocatorUpdate, SpecUpdate, Volume, VolumeLocator
 from fusevol.api.codec import to_json
 from fusevol.cli.objects import SnapshotObject, VolumeObject, snapshot_object, volume_object
+from fusevol.cli.sizes import parse_size
 from fusevol.daemon.http import error_handlers, json_response, read_json
 from fusevol.daemon.metrics import CONTENT_TYPE, metrics
 from fusevol.daemon.work import Call, Work
@@ -127,6 +128,8 @@ class _Api:
         asked = await read_json(request, dict[str, Any])
         volume = await self._volume(request)
         locator: dict[str, Any] = {key: asked.pop(key) for key in ("name", "group") if key in asked}
+        if isinstance(asked.get("size"), str):
+            asked["size"] = _size(asked["size"])
         if "labels" in asked:
             locator["volume_labels"] = asked.pop("labels")
         changes = _convert(locator, LocatorUpdate, "the change"), _convert(asked, SpecUpdate, "the change")
@@ -228,6 +231,13 @@ def _convert(value: object, kind: Any, what: str) -> Any:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"{what}: {error}") from None
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise InvalidArgument(str(error)) from None
 
 
 def _word(key: str, value: object) -> str:

@@ -2,17 +2,14 @@
 
 import fcntl
 import logging
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import trio
-from hypercorn.config import Config
-from hypercorn.trio import serve as serve_http
-from starlette.types import ASGIApp
 
+from fusevol.daemon.http import serve_app
 from fusevol.daemon.known import Known
 from fusevol.daemon.listen import inherited, listen_tcp, listen_unix, notify
 from fusevol.daemon.rest import Guarded, make_app
@@ -32,8 +29,6 @@ log = logging.getLogger(__name__)
 
 #: Threads in all: hung volumes must leave some for the others.
 _THREADS = 400
-#: Seconds that requests under way have, when the daemon is ended.
-_GRACE = 3.0
 
 
 class Settings(NamedTuple):
@@ -62,10 +57,10 @@ async def serve(home: Home, settings: Settings, ready: Callable[[], None]) -> No
     BackendError.
     """
     trio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
+    token = _token(settings)
     with ExitStack() as closing:
         closing.enter_context(_only_one(home))
         given = inherited()
-        token = _token(settings)
         plugin = given.get("plugin") or listen_unix(settings.plugin_socket)
         api = given.get("api") or listen_unix(settings.api_socket)
         tcp = listen_tcp(settings.listen) if settings.listen else None
@@ -78,9 +73,9 @@ async def serve(home: Home, settings: Settings, ready: Callable[[], None]) -> No
             volumes = DockerVolumes(driver, work, known, Engine(settings.docker_socket), settings.mounts)
             rest = make_app(driver, work)
             for app, listener in ((docker_app.make_app(volumes), plugin), (rest, api)):
-                await nursery.start(_serve_app, app, listener.fileno())
+                await nursery.start(serve_app, app, listener)
             if tcp is not None:
-                await nursery.start(_serve_app, Guarded(rest, token), tcp.fileno())
+                await nursery.start(serve_app, Guarded(rest, token), tcp)
             # Not before the sockets answer: it waits for stores, of which one may hang.
             nursery.start_soon(_reconcile, driver)
             nursery.start_soon(Supervisor(driver, work, known).run)
@@ -103,15 +98,6 @@ async def _reconcile(driver: LocalDriver) -> None:
             log.info("%s", line)
     except FusevolError as error:
         log.error("what crashes left could not be put in order: %s", error)
-
-
-async def _serve_app(app: ASGIApp, fd: int, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED) -> None:
-    config = Config()
-    config.bind = [f"fd://{os.dup(fd)}"]
-    config.graceful_timeout = _GRACE
-    config.include_server_header = False
-    config.loglevel = "WARNING"
-    await serve_http(app, config, task_status=task_status)  # type: ignore[arg-type]
 
 
 def _only_one(home: Home) -> IO[bytes]:

@@ -17,7 +17,7 @@ def test_a_volume_lives_its_whole_life_over_http(daemon: Daemon, tmp_path: Path)
     assert daemon.api("GET", "/v1/volumes").body == {"volumes": [made.body]}
     assert daemon.api("GET", f"/v1/volumes/{made.body['id']}").body == made.body
 
-    changed = daemon.api("PATCH", "/v1/volumes/web", {"name": "www", "size": 2 << 30, "labels": {"tier": ""}})
+    changed = daemon.api("PATCH", "/v1/volumes/web", {"name": "www", "size": "2G", "labels": {"tier": ""}})
     assert (changed.status, changed.body["name"], changed.body["size"], changed.body["labels"]) == (
         200, "www", 2 << 30, {},
     )  # fmt: skip
@@ -152,3 +152,15 @@ def test_metrics_are_those_of_prometheus(daemon: Daemon, tmp_path: Path) -> None
     assert found["fusevol_volume_write_bytes_total"] >= 100_000
     assert found["fusevol_volume_used_bytes"] >= 100_000
     assert found["fusevol_volume_active_requests"] == 0
+
+
+def test_a_client_that_goes_away_in_the_middle_ends_nothing_but_itself(refusing: Daemon) -> None:
+    for rest in (b"", b"{", b"{" * 99):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(refusing.plugin_socket))
+            client.sendall(b"POST /VolumeDriver.Create HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n" + rest)
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(4096):
+                pass
+    assert refusing.api("GET", "/healthz").status == 200
+    assert "Traceback" not in refusing.log.read_text()
