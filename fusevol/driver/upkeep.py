@@ -247,7 +247,8 @@ class Upkeep:
             for path in record.attach_path
             if is_ours(mount_at(path))
         ]
-        snapshots = [record for record in await context.store.enumerate() if record.is_snapshot]
+        # Of very many, those that somebody mounted by itself.
+        snapshots = [record for record in await context.store.in_state(VolumeState.ATTACHED) if record.is_snapshot]
         mounts_of_snapshots = sum(len(snapmounts.servers(record)) for record in snapshots)
         problems += [
             f"{path}: the process that served this mount is gone; unmount it"

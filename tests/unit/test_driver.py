@@ -89,6 +89,27 @@ async def names(driver: LocalDriver, **query: Any) -> list[str]:
 # -- create -------------------------------------------------------------------------------------------
 
 
+async def test_volumes_are_listed_without_reading_the_records_of_their_snapshots(
+    driver: LocalDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web = await create(driver, "web")
+    for number in range(5):
+        await snapshot(driver, web, f"s{number}")
+    read: list[str] = []
+    decode = driver.store._decode
+
+    def counted(row: Any) -> Volume:
+        read.append(row[0])
+        return decode(row)
+
+    monkeypatch.setattr(driver.store, "_decode", counted)
+    [(volume, count)] = await driver.store.volumes()
+    assert (volume.id, count) == (web, 5)
+    overview = await driver.upkeep.overview()
+    assert (overview.volumes, overview.snapshots) == (1, 5)
+    assert set(read) == {web}
+
+
 async def test_a_new_volume_is_available_and_empty(driver: LocalDriver) -> None:
     volume = await get(driver, await create(driver, "web", size=1 << 30, app="shop"))
     assert (volume.state, volume.status) == (VolumeState.AVAILABLE, VolumeStatus.UP)
