@@ -10,12 +10,14 @@ lock_timeout = 10            # seconds that a command waits for another one on t
 [pools.fast]                 # a pool: a backend, and its parameters
 backend = "file"
 path = "/mnt/nvme/volumes"
+
+[drivers.shelf]              # parameters of an installed volume driver
+url = "http://shelf:9000"
 """
 
 import os
-import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +31,7 @@ DATABASE_NAME = "fusevol.db"
 CONFIG_NAME = "config.toml"
 
 _LOCK_TIMEOUT = 10.0
-_KEYS = ("lock_timeout", "pools")
+_KEYS = ("lock_timeout", "pools", "drivers")
 
 
 class Pool(NamedTuple):
@@ -45,6 +47,8 @@ class Config(NamedTuple):
 
     pools: Mapping[str, Pool]
     lock_timeout: float = _LOCK_TIMEOUT
+    #: Parameters of volume drivers, by their names.
+    drivers: Mapping[str, Mapping[str, str]] = {}
 
 
 class Home:
@@ -69,16 +73,22 @@ class Home:
         """The configuration. Raises InvalidArgument for a mistake in it, BackendError where it cannot be read."""
         if self._config is None:
             default = Pool(DEFAULT_POOL, "file", {"path": str(self.path / "volumes")})
-            try:
-                text = self.config_path.read_text(encoding="utf-8")
-            except (FileNotFoundError, NotADirectoryError):
-                text = ""
-            except UnicodeDecodeError as error:
-                raise InvalidArgument(f"{self.config_path}: it is not UTF-8 text") from error
-            except OSError as error:
-                raise BackendError(f"{self.config_path} cannot be read: {error.strerror}") from error
-            self._config = _parse(text, str(self.config_path), default)
+            self._config = _parse(self._text(), str(self.config_path), default)
         return self._config
+
+    def _text(self) -> str:
+        try:
+            return self.config_path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        except UnicodeDecodeError as error:
+            raise InvalidArgument(f"{self.config_path}: it is not UTF-8 text") from error
+        except OSError as error:
+            raise BackendError(f"{self.config_path} cannot be read: {error.strerror}") from error
+
+    def place_of(self, *key: str) -> str:
+        """Where the configuration has a key, for an error: file, line and key. Raises BackendError, InvalidArgument."""
+        return _place(self._text(), str(self.config_path), key)
 
     def pool(self, name: str) -> Pool:
         """The pool of that name. Raises InvalidArgument where there is none."""
@@ -118,51 +128,66 @@ def _parse(text: str, where: str, default: Pool) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise InvalidArgument(f"{where}: {error}") from None
 
-    def mistake(key: str, what: str) -> InvalidArgument:
-        line = _line_of(text, key)
-        return InvalidArgument(f"{where}{f', line {line}' if line else ''}: {key}: {what}")
+    def mistake(what: str, *key: str) -> InvalidArgument:
+        return InvalidArgument(f"{_place(text, where, key)}: {what}")
 
     for key in found:
         if key not in _KEYS:
-            raise mistake(key, f"there is no such key; known: {', '.join(_KEYS)}")
+            raise mistake(f"there is no such key; known: {', '.join(_KEYS)}", key)
     timeout = found.get("lock_timeout", _LOCK_TIMEOUT)
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout <= 86400:
-        raise mistake("lock_timeout", "it must be a number of seconds, at most 86400")
-    tables = found.get("pools", {})
-    if not isinstance(tables, dict):
-        raise mistake("pools", "it must be a table of pools")
+        raise mistake("it must be a number of seconds, at most 86400", "lock_timeout")
+    tables: dict[str, dict[str, dict[str, Any]]] = {}
+    for kind, one in (("pools", "pool"), ("drivers", "driver")):
+        tables[kind] = found.get(kind, {})
+        if not isinstance(tables[kind], dict):
+            raise mistake(f"it must be a table of {kind}", kind)
+        for name, table in tables[kind].items():
+            try:
+                check_name(name, f"the name of a {one}")
+            except InvalidArgument as error:
+                raise mistake(str(error), kind, name) from None
+            if not isinstance(table, dict):
+                raise mistake(f"a {one} must be a table", kind, name)
+            for attribute, value in table.items():
+                if not isinstance(value, str | int | float | bool):
+                    raise mistake("it must be a text, a number, or true or false", kind, name, attribute)
     pools = {default.name: default}
-    for name, table in tables.items():
-        key = f"pools.{name}"
-        try:
-            check_name(name, "the name of a pool")
-        except InvalidArgument as error:
-            raise mistake(key, str(error)) from None
-        if not isinstance(table, dict):
-            raise mistake(key, "a pool must be a table")
+    for name, table in tables["pools"].items():
         if "backend" not in table:
-            raise mistake(key, 'the key "backend" is missing')
+            raise mistake('the key "backend" is missing', "pools", name)
         if not isinstance(table["backend"], str):
-            raise mistake(f"{key}.backend", "it must be the name of a backend")
+            raise mistake("it must be the name of a backend", "pools", name, "backend")
         attributes = {attribute: value for attribute, value in table.items() if attribute != "backend"}
-        for attribute, value in attributes.items():
-            if not isinstance(value, str | int | float | bool):
-                raise mistake(f"{key}.{attribute}", "it must be a text, a number, or true or false")
         pools[name] = Pool(name, table["backend"], attributes)
-    return Config(pools, float(timeout))
+    drivers = {
+        name: {key: _text_of(value) for key, value in table.items()} for name, table in tables["drivers"].items()
+    }
+    return Config(pools, float(timeout), drivers)
 
 
-def _line_of(text: str, key: str) -> int | None:
-    """Line on which a dotted key is set or its table begins, as far as that can be told; counted from 1."""
-    parts = key.split(".")
-    table: list[str] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[+([^\]]+)\]", line):
-            table = [part.strip().strip("\"'") for part in header[1].split(".")]
-            if table[: len(parts)] == parts:
-                return number
-        elif setting := re.match(r"\s*([\w.\"'-]+)\s*=", line):
-            own = [part.strip("\"'") for part in setting[1].split(".")]
-            if [*table, *own][: len(parts)] == parts:
-                return number
+def _text_of(value: str | float | bool) -> str:
+    """A parameter of a driver, all of which are texts, as TOML writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _place(text: str, where: str, key: Sequence[str]) -> str:
+    line = _line_of(text, key)
+    return f"{where}{f', line {line}' if line else ''}: {'.'.join(key)}"
+
+
+def _line_of(text: str, key: Sequence[str]) -> int | None:
+    """Line on which the statement begins that sets a key, or the table; counted from 1. None where none does."""
+    lines, whole = text.split("\n"), 0
+    for number in range(1, len(lines) + 1):
+        try:
+            found: Any = tomllib.loads("\n".join(lines[:number]))
+        except tomllib.TOMLDecodeError:
+            # Within a value of several lines.
+            continue
+        for part in key:
+            found = found.get(part) if isinstance(found, dict) else None
+        if found is not None:
+            return whole + 1
+        whole = number
     return None

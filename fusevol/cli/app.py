@@ -13,6 +13,7 @@ from fusevol.cli import (
     completion_cmd,
     create_cmd,
     diff_cmd,
+    driver_cmd,
     du_cmd,
     gc_cmd,
     inspect_cmd,
@@ -82,6 +83,7 @@ def make_app() -> typer.Typer:
     for name, function in _COMMANDS.items():
         app.command(name, context_settings=context)(function)
     app.add_typer(pool_cmd.make_app(context), name="pool")
+    app.add_typer(driver_cmd.make_app(context), name="driver")
     app.add_typer(service_cmd.make_app(context), name="service")
     return app
 

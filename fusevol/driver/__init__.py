@@ -6,7 +6,7 @@
 `statistics`, `together`. `installed` has the drivers that packages bring along, this one among them.
 """
 
-from fusevol.driver.installed import driver_registry
+from fusevol.driver.installed import configured_registry, driver_registry
 from fusevol.driver.local import LocalDriver
 
-__all__ = ["LocalDriver", "driver_registry"]
+__all__ = ["LocalDriver", "configured_registry", "driver_registry"]

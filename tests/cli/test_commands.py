@@ -128,6 +128,16 @@ def test_volumes_are_made_in_the_pool_that_is_asked_for(fusevol: Fusevol, tmp_pa
     ]  # fmt: skip
 
 
+def test_drivers_are_listed_as_documented(fusevol: Fusevol) -> None:
+    fusevol.home.mkdir()
+    (fusevol.home / "config.toml").write_text("[drivers.nope]\n")
+    local, nope = fusevol.json("driver", "ls")
+    assert set(local) == {"name", "packages", "configured", "parameters", "type", "volumes", "error"}
+    assert (local["name"], local["type"], local["volumes"]) == ("local", "file", 0)
+    assert nope["error"].endswith('config.toml, line 1: drivers.nope: there is no driver "nope"')
+    assert [line.split()[0] for line in fusevol("driver", "ls").splitlines()] == ["NAME", "local", "nope"]
+
+
 def test_scripts_for_completion_are_printed(real: Fusevol) -> None:
     for shell in ("bash", "zsh", "fish"):
         assert "_FUSEVOL_COMPLETE" in real("completion", shell)

@@ -37,6 +37,13 @@ def test_the_default_pool_can_be_another(home: Home) -> None:
     assert home.pool("default").attributes == {"path": "/elsewhere"}
 
 
+def test_drivers_are_described_by_texts(home: Home) -> None:
+    home = configure(home, '[drivers.shelf]\nurl = "http://shelf"\nport = 9000\nshared = true\n\n[drivers.other]\n')
+    assert home.config.drivers == {"shelf": {"url": "http://shelf", "port": "9000", "shared": "true"}, "other": {}}
+    assert home.place_of("drivers", "shelf") == f"{home.config_path}, line 1: drivers.shelf"
+    assert home.place_of("drivers", "other") == f"{home.config_path}, line 6: drivers.other"
+
+
 def test_an_unknown_pool_is_an_error_that_names_those_there_are(home: Home) -> None:
     with pytest.raises(InvalidArgument, match='no pool "fast"; known: default'):
         home.pool("fast")
@@ -56,6 +63,15 @@ def test_an_unknown_pool_is_an_error_that_names_those_there_are(home: Home) -> N
         ('[pools.fast]\nbackend = "file"\npath = ["/x"]', "line 3: pools.fast.path: it must be a text"),
         ('[pools."a b"]\nbackend = "file"', "line 1: pools.a b: the name of a pool 'a b' is not a valid name"),
         ("[pools.fast\n", "line 1"),
+        ("drivers = 3", "line 1: drivers: it must be a table of drivers"),
+        ("[drivers]\nshelf = 3", "line 2: drivers.shelf: a driver must be a table"),
+        ("[drivers.shelf]\n\nurl = ['x']", "line 3: drivers.shelf.url: it must be a text"),
+        ('[drivers."a b"]', "line 1: drivers.a b: the name of a driver 'a b' is not a valid name"),
+        # However it is written.
+        ("# [pools.fast]\npools = {fast = {backend = 3}}", "line 2: pools.fast.backend: it must be"),
+        ("[pools]\nslow.backend = 'file'\nfast.backend = 3", "line 3: pools.fast.backend: it must be"),
+        ('[pools.a]\nbackend = "file"\npath = """\n[pools.b]\n"""\n[pools.b]', 'line 6: pools.b: the key "backend"'),
+        ('[pools."a.b"]\nbackend = [\n1,\n]\n', "line 2: pools.a.b.backend: it must be a text"),
     ],
 )
 def test_a_mistake_in_the_configuration_is_named_with_file_line_and_key(home: Home, text: str, message: str) -> None:

@@ -8,8 +8,8 @@ import pytest
 import trio
 
 from fusevol.api import VolumeLocator, VolumeSpec
-from fusevol.driver import LocalDriver, driver_registry
-from fusevol.driver.installed import installed_drivers
+from fusevol.driver import LocalDriver, configured_registry, driver_registry
+from fusevol.driver.installed import driver_states, installed_drivers
 from fusevol.errors import (
     AlreadyExists,
     AlreadyShutdown,
@@ -18,6 +18,7 @@ from fusevol.errors import (
     FusevolError,
     InvalidArgument,
 )
+from fusevol.home import Home
 
 Install = Callable[..., None]
 
@@ -133,3 +134,57 @@ async def test_a_driver_that_two_packages_have_is_not_chosen_by_chance(third_par
     third_party("other_shelf:new", package="other-shelf")
     with pytest.raises(DriverNotFound, match="acme-shelf and other-shelf"):
         await driver_registry().register("shelf", {})
+
+
+# -- configured drivers -----------------------------------------------------------------------------------
+
+
+async def test_configured_drivers_are_made_with_their_parameters(third_party: Install, tmp_path: Path) -> None:
+    third_party("acme_shelf:new", SHELF)
+    home, elsewhere = Home(tmp_path / "home"), tmp_path / "elsewhere"
+    home.path.mkdir()
+    home.config_path.write_text(f'[drivers.shelf]\nhome = "{elsewhere}"\n')
+    registry = await configured_registry(home)
+    await registry.get("shelf").create(VolumeLocator(name="there"), None, VolumeSpec())
+    assert await registry.get("local").enumerate() == []
+    assert (elsewhere / "fusevol.db").exists()
+    await registry.shutdown()
+    # That of the package itself is of this state directory where nothing else is said.
+    home.config_path.write_text(f'[drivers.local]\nhome = "{elsewhere}"\n')
+    registry = await configured_registry(Home(home.path))
+    assert [volume.locator.name for volume in await registry.get("local").enumerate()] == ["there"]
+    with pytest.raises(DriverNotFound):
+        registry.get("shelf")
+    await registry.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[drivers.nope]\n", 'line 1: drivers.nope: there is no driver "nope"'),
+        ('\n[drivers.local]\nhoem = "/x"\n', 'line 2: drivers.local: driver "local" has no parameter "hoem"'),
+    ],
+)
+async def test_a_driver_that_cannot_be_made_is_named_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+    home = Home(tmp_path)
+    home.config_path.write_text(text)
+    with pytest.raises(FusevolError) as caught:
+        await configured_registry(home)
+    assert str(caught.value).startswith(f"{home.config_path}, {message}")
+
+
+async def test_drivers_are_listed_with_what_is_wrong_with_them(third_party: Install, tmp_path: Path) -> None:
+    third_party("acme_shelf:new", SHELF)
+    home = Home(tmp_path / "home")
+    home.path.mkdir()
+    home.config_path.write_text('[drivers.shelf]\nbroken = "yes"\n[drivers.nope]\n')
+    async with LocalDriver(home) as driver:
+        await driver.create(VolumeLocator(name="web"), None, VolumeSpec())
+    local, nope, shelf = await driver_states(home)
+    assert (local.packages, local.configured, local.volumes, local.error) == (("fusevol",), True, 1, "")
+    assert (nope.packages, nope.configured) == ((), True)
+    assert 'there is no driver "nope"' in nope.error
+    assert (shelf.packages, shelf.parameters, shelf.error) == (("acme-shelf",), {"broken": "yes"}, "no shelf")
+    home.config_path.unlink()
+    _, shelf = await driver_states(Home(home.path))
+    assert (shelf.name, shelf.configured, shelf.error) == ("shelf", False, "")
