@@ -22,9 +22,12 @@ IMAGE = "busybox"
 NEEDED = ("busybox", "containerd", "docker", "docker-init", "dockerd", "ip", "nsenter", "runc", "unshare")
 
 _SOCKET = "/run/docker.sock"
+#: What cgroups of these engines are called, and the process that has them made.
+_CGROUP = "fusevol-test-"
 #: What the image has of busybox, beside busybox itself.
 _APPLETS = (
     "cat",
+    "chown",
     "cp",
     "dd",
     "echo",
@@ -36,10 +39,13 @@ _APPLETS = (
     "rm",
     "sh",
     "sleep",
+    "stat",
     "sync",
     "test",
+    "true",
     "touch",
     "wc",
+    "yes",
 )
 
 
@@ -49,7 +55,7 @@ class Engine:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.log = machine.disk / "dockerd.log"
-        self._parent = f"fusevol-test-{os.getpid()}"
+        self._parent = f"{_CGROUP}{os.getpid()}"
         self._containerd: Program | None = None
         self._dockerd: Program | None = None
 
@@ -97,13 +103,15 @@ class Engine:
         self._dockerd.kill()
 
     def close(self) -> None:
-        """Take away what a machine that was switched off leaves behind: its cgroups."""
+        """Take away what a machine that was switched off leaves behind: its cgroups, and those of tests that died."""
         self._dockerd = self._containerd = None
-        for pattern in f"*/{self._parent}", self._parent:
+        for pattern in f"{_CGROUP}*", f"*/{_CGROUP}*":
             for place in Path("/sys/fs/cgroup").glob(pattern):
-                for directory, _, _ in os.walk(place, topdown=False):
-                    # The last processes may be gone a moment later than the machine.
-                    until(functools.partial(_removed, directory), f"{directory} to be empty")
+                pid = place.name.removeprefix(_CGROUP)
+                if pid == str(os.getpid()) or not Path("/proc", pid).exists():
+                    for directory, _, _ in os.walk(place, topdown=False):
+                        # The last processes may be gone a moment later than the machine.
+                        until(functools.partial(_removed, directory), f"{directory} to be empty")
 
     # -- containers -------------------------------------------------------------------------------
 

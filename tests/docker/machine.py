@@ -85,7 +85,7 @@ class Machine:
         self.environment = {
             key: value
             for key, value in os.environ.items()
-            if not key.startswith(("FUSEVOL", "_FUSEVOL", "DOCKER", "COMP_", "NOTIFY", "CONTAINER"))
+            if not key.startswith(("FUSEVOL", "_FUSEVOL", "DOCKER", "COMP_", "NOTIFY", "CONTAINER", "PYTHON"))
         } | {"PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/sbin:/sbin:{os.environ['PATH']}"}
         self.environment |= {"COLUMNS": "160", "HOME": str(disk)}
 
@@ -163,6 +163,7 @@ class Machine:
             out, err = process.communicate(text.encode() if isinstance(text, str) else text, timeout=limit)
         except subprocess.TimeoutExpired:
             Program(command, process).kill()
+            process.communicate()
             raise AssertionError(f"{' '.join(command)} has not ended after {limit:g} s") from None
         return Result(process.returncode, out.decode(), err.decode())
 
@@ -204,7 +205,9 @@ class Machine:
         """Ask an HTTP server on a unix socket. The body is sent as JSON, or as it is if it is `raw`."""
         with contextlib.closing(_UnixConnection(self.path(socket_path), limit)) as connection:
             data = raw if raw is not None else None if body is None else json.dumps(body).encode()
-            connection.request(method, url, data, dict(headers or {}))
+            # It may have answered before it had everything.
+            with contextlib.suppress(BrokenPipeError):
+                connection.request(method, url, data, dict(headers or {}))
             response = connection.getresponse()
             return Answer(response.status, response.read())
 
