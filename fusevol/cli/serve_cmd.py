@@ -46,14 +46,14 @@ def serve(
         typer.Option(metavar="SECONDS", help="When to believe the engine that no container uses a volume any more."),
     ] = 60.0,
 ) -> None:
-    """Serve volumes to Docker, and the REST API and metrics, in the foreground.
+    """Serve volumes to Docker, a REST API, and metrics.
 
     `docker volume create -d fusevol` makes volumes here, those made otherwise can be used by containers too. It takes
     the options (-o) that fusevol create takes as --opt.
 
     Ending it, in whatever way, leaves mounts and containers as they are; a new one goes on where it ended. A mount
-    whose process was killed is mounted again. It logs to stderr, and tells systemd when it is ready; fusevol
-    service installs it there.
+    whose process was killed is mounted again. It runs in the foreground, logs to stderr, and tells systemd when it is
+    ready; fusevol service installs it there.
 
     Example:
 

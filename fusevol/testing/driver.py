@@ -32,6 +32,7 @@ import pytest
 import trio
 
 from fusevol.api import (
+    DriverType,
     LocatorUpdate,
     Source,
     SpecUpdate,
@@ -455,6 +456,7 @@ class DriverContract:
 
     async def test_it_says_what_it_is_and_how(self, driver: VolumeDriver) -> None:
         assert driver.name == driver.name.strip() != ""
+        assert driver.type in DriverType
         status = await driver.status()
         assert status
         assert all(isinstance(text, str) for pair in status for text in pair)

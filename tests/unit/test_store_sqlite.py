@@ -16,7 +16,7 @@ import pytest
 
 from fusevol.api import VolumeState
 from fusevol.driver.attachment import believed
-from fusevol.errors import BackendError, CorruptData, NotSupported, VolumeBusy
+from fusevol.errors import BackendError, CorruptData, NotSupported, OutOfMemory, VolumeBusy
 from fusevol.store import Process, SqliteStore, schema, this_node
 from fusevol.store.schema import _MIGRATIONS, SCHEMA_VERSION
 from fusevol.testing.store import record, renamed
@@ -225,6 +225,18 @@ async def test_the_database_of_another_program_is_left_alone(path: Path) -> None
     async with aclosing(SqliteStore(path)) as store:
         with pytest.raises(CorruptData, match="some other program"):
             await store.enumerate()
+
+
+async def test_a_store_that_gets_no_memory_says_so(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = sqlite3.OperationalError("out of memory")
+    error.sqlite_errorcode = sqlite3.SQLITE_NOMEM
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(store, "_get", fail)
+    with pytest.raises(OutOfMemory):
+        await store.get_vol("web")
 
 
 async def test_a_later_schema_is_not_touched(store: SqliteStore, path: Path) -> None:
