@@ -43,6 +43,7 @@ for name in docker containerd fusevol; do
     mkdir -p "$disk/$name" "/var/lib/$name"
     mount --bind "$disk/$name" "/var/lib/$name"
 done
+mount -t tmpfs tmpfs /mnt
 mount --bind "$ram"/boot_id /proc/sys/kernel/random/boot_id
 ip link set lo up
 echo up
