@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 import trio
 
 from fusevol.api import Volume, VolumeState
@@ -161,7 +163,7 @@ class Context:
         if truth.state is VolumeState.DETACHED and record.state is not VolumeState.DETACHED:
             for path in record.attach_path:
                 await take_away(path)
-            return await self.change(record.id, believed)
+            return await self.change(record.id, _killed)
         return truth
 
     def control(self, volume: Volume) -> Control | None:
@@ -223,23 +225,49 @@ class Context:
                 async with open_volume(self.backend_of(volume), volume.id, read_only=read_only) as log:
                     opened = True
                     yield log
-            except VolumeNotFound as error:
+            except (VolumeNotFound, CorruptData) as error:
                 if opened:
+                    raise
+                # Somebody may have deleted it since its record was read.
+                if (await self.store.get_vol(volume.id)).state in LEFTOVER:
+                    raise VolumeNotFound(f'volume "{volume.locator.name}" is being deleted') from error
+                if isinstance(error, CorruptData):
                     raise
                 raise data_missing(volume) from error
 
+    def log_file(self, volume_id: str) -> Path:
+        """Where the processes that serve a volume or snapshot write what they have to say."""
+        return self.home.path / "log" / f"{volume_id}.log"
+
+    def drop_log(self, volume_id: str) -> None:
+        """Delete the log file of a volume or snapshot that is no more. One that cannot be deleted stays."""
+        with suppress(OSError):
+            self.log_file(volume_id).unlink()
+
     async def remove(self, volume: Volume) -> None:
-        """Delete the data of a held volume, and its record. Does nothing that was done before."""
+        """Delete the data of a held volume, its logs, and its record. Does nothing that was done before."""
         from fusevol.log import delete_volume
 
         with suppress(VolumeNotFound):
             await delete_volume(self.backend_of(volume), volume.id)
         for child in await self.store.children(volume.id):
             if child.is_snapshot:
+                self.drop_log(child.id)
                 with suppress(VolumeNotFound):
                     await self.store.delete_vol(child.id)
+        self.drop_log(volume.id)
         with suppress(VolumeNotFound):
             await self.store.delete_vol(volume.id)
+
+
+def _killed(record: Volume) -> Volume:
+    """The record of a volume whose server has died, if it has: it could not say how it ended itself."""
+    server, truth = server_of(record), believed(record)
+    if truth.attached_on or not record.attached_on:
+        return truth
+    return msgspec.structs.replace(
+        truth, error=f"{server or 'the process that served it'} was killed: what was not synced then is lost"
+    )
 
 
 @contextmanager

@@ -87,7 +87,7 @@ class Mounting:
         # Before anything of the volume is touched: most mistakes are made here.
         await trio.to_thread.run_sync(check_mountpoint, Path(path))
         arguments = self.arguments(record, path, options)
-        log_file = self._context.home.path / "log" / f"{record.id}.log"
+        log_file = self._context.log_file(record.id)
         try:
             await trio.to_thread.run_sync(lambda: spawn(entry, arguments, log_file=log_file, title=f"{name} on {path}"))
         except VolumeNotFound as error:
@@ -102,9 +102,14 @@ class Mounting:
         from fusevol.driver.server import serve_snapshot_mount
 
         async with self.hold_snapshot(snapshot.id, options, force=force) as (volume, held):
-            if path in snapmounts.servers(held):
-                return held
             name = f"{volume.locator.name}@{held.locator.name}"
+            if server := snapmounts.servers(held).get(path):
+                if is_ours(mount_at(path)):
+                    return held
+                raise VolumeBusy(
+                    f'snapshot "{name}" is being mounted on, or unmounted from, {path} by {server}',
+                    hint="try again in a moment",
+                )
             return await self._start(serve_snapshot_mount, held, name, path, options)
 
     @asynccontextmanager
@@ -207,9 +212,10 @@ class Mounting:
             return
         if server is not None:
             await trio.to_thread.run_sync(lambda: _wait(server, name))
-        after = await self._context.store.get_vol(volume_id)
-        if after.error:
-            raise BackendError(f'volume "{name}" is unmounted, but not cleanly: {after.error}')
+        # The server itself writes down that it has ended; where it was killed, `hold` does, with that as the error.
+        async with self._context.hold(volume_id) as after:
+            if after.error and after.attach_time == volume.attach_time:
+                raise BackendError(f'volume "{name}" is unmounted, but not cleanly: {after.error}')
 
     async def _unmount_snapshot(self, snapshot: Volume, path: str) -> None:
         """Unmount a snapshot that is mounted by itself. path: where, if there are several."""

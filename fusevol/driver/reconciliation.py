@@ -99,7 +99,8 @@ class _Work:
                     pass
             except VolumeNotFound:
                 self.removed.append(name)
-        elif record.attached_on and not believed(record).attached_on:
+        elif _is_dead(record) and _is_dead(await self._context.store.get_vol(record.id)):
+            # Looked at again, since its process may have written down its end after the records were read.
             await self._unmount(record.attach_path)
             async with self._context.hold(record.id):
                 self.detached.append(name)
@@ -110,7 +111,7 @@ class _Work:
             await self._snapshots.drop_for_clone(record.source.parent, clone)
             if not await self._context.store.inspect([record.id]):
                 self.removed.append(name)
-        elif dead := [path for path in record.attach_path if path not in servers(record)]:
+        elif _dead_paths(record) and (dead := _dead_paths(await self._context.store.get_vol(record.id))):
             await self._unmount(dead)
             await self._context.change(record.id, believed_snapshot)
             self.detached.append(name)
@@ -120,3 +121,11 @@ class _Work:
         for path in paths:
             if await take_away(path):
                 self.unmounted.append(path)
+
+
+def _is_dead(record: Volume) -> bool:
+    return bool(record.attached_on) and not believed(record).attached_on
+
+
+def _dead_paths(snapshot: Volume) -> list[str]:
+    return [path for path in snapshot.attach_path if path not in servers(snapshot)]

@@ -13,7 +13,7 @@ from fusevol.driver import snapmounts
 from fusevol.driver.attachment import attached, believed, detached, server_of
 from fusevol.driver.context import Context
 from fusevol.driver.mounts import detach_dead
-from fusevol.errors import FusevolError, NotSupported, VolumeNotFound
+from fusevol.errors import FusevolError, NotSupported, VolumeBusy, VolumeNotFound
 from fusevol.home import Home
 from fusevol.mount.options import MountOptions
 from fusevol.mount.process import Arguments
@@ -97,8 +97,14 @@ async def serve_snapshot_mount(arguments: Arguments, ready: Callable[[], None]) 
         name = f"{volume.locator.name}@{record.locator.name}"
         mounting, _ = mount_options(options, name)
         server = Process.current(command=f"serving {path}")
+
+        def take(snapshot: Volume) -> Volume:
+            if other := snapmounts.servers(snapshot).get(path):
+                raise VolumeBusy(f'snapshot "{name}" is mounted on {path} by {other} already')
+            return snapmounts.mounted(snapshot, path, server)
+
         # Written down before the snapshot is looked for, so that whoever deletes it after that will see it.
-        await context.change(snapshot_id, lambda snapshot: snapmounts.mounted(snapshot, path, server))
+        await context.change(snapshot_id, take)
         try:
             await serve_snapshot(
                 context.backend_of(record), volume.id, record.locator.name, Path(path), name=name, ready=ready,

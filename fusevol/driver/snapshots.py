@@ -132,6 +132,8 @@ class Snapshots:
         else:
             async with self._context.writing(volume) as log:
                 await log.delete_snapshot(name)
+        if record is not None:
+            self._context.drop_log(record.id)
         await self.of(volume)
 
     # -- those taken for clones -------------------------------------------------------------------

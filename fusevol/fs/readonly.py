@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from fusevol.api.io import Buffer
-from fusevol.errors import CorruptData
+from fusevol.errors import CorruptData, NotSupported
 from fusevol.fs.content import FileReader
 from fusevol.fs.database import Database, read_superblock
 from fusevol.fs.inodes import Inode, InodeTable, fail
@@ -109,5 +109,9 @@ class ReadOnlyFilesystem:
 async def open_snapshot(view: SnapshotView) -> ReadOnlyFilesystem:
     """The filesystem in a snapshot; to be closed by the caller. Raises CorruptData, NotSupported."""
     if not await read_superblock(view):
+        if not view.record.mapped:
+            raise NotSupported(
+                f'snapshot "{view.record.name}" is empty: it was taken before the volume was mounted for the first time'
+            )
         raise CorruptData(f'snapshot "{view.record.name}" holds no filesystem')
     return ReadOnlyFilesystem(view, Database(view, read_only=True))
