@@ -44,11 +44,14 @@ class Traits:
         earlier one is refused with InvalidArgument, unless it repeats the very same write (a retry).
     atomic_writes: after a crash a write is there whole or not at all, so damaged bytes are never
         the remains of a torn write.
+    remote: reads wait for other machines. Such a volume is mounted through `fusevol.backends.cache.LocalCache`, which
+        can be read without a loop.
     """
 
     durable: bool = True
     rewritable: bool = True
     atomic_writes: bool = False
+    remote: bool = False
 
 
 class Backend(IODriver):
@@ -117,6 +120,9 @@ class Backend(IODriver):
         Raises NotSupported where a read takes a network.
         """
         raise NotSupported(f"{type(self).__name__} cannot be read without waiting for other machines")
+
+    def doubt(self, volume_id: str, size: int, offset: int) -> None:
+        """What was read there is not what was written. Where it came from a cache, the next read goes behind that."""
 
     def capacity(self, volume_id: str) -> Capacity | None:
         """How full the store is, where it is full one day and knows at once how far that is; None elsewhere.

@@ -78,7 +78,7 @@ class ObjectBackend(Backend):
     atomic.
     """
 
-    traits = Traits(rewritable=False, atomic_writes=True)
+    traits = Traits(rewritable=False, atomic_writes=True, remote=True)
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class ObjectBackend(Backend):
         elif store is not None:
             self._client = client_of(store)
         local = not self._client.sorted
-        self.traits = Traits(durable=self._client.durable, rewritable=False, atomic_writes=not local)
+        self.traits = Traits(durable=self._client.durable, rewritable=False, atomic_writes=not local, remote=True)
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._volumes: dict[str, _Volume] = {}
 

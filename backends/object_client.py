@@ -14,6 +14,7 @@ import fcntl
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -290,11 +291,19 @@ Kind = Literal["config", "client_options", "retry_config"]
 def open_client(url: str, options: dict[Kind, dict[str, Any] | None]) -> Client:
     """A client for the store at `url`; `options` go to obstore's store of that kind."""
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if "retry_config" in given:
+        # Seconds, where obstore wants an object that no configuration file can have.
+        seconds = given["retry_config"].get("retry_timeout")
+        timeout = {"retry_timeout": timedelta(seconds=seconds)} if isinstance(seconds, int | float) else {}
+        given["retry_config"] = given["retry_config"] | timeout
     if url.startswith("file:"):
         given["mkdir"] = True
     try:
         store = obstore.store.from_url(url, **given)
-    except (BaseError, OSError, ValueError, TypeError) as error:
+    except BaseException as error:
+        # Options that obstore does not expect make it panic, which is no Exception.
+        if not isinstance(error, BaseError | OSError | ValueError | TypeError) and "Panic" not in type(error).__name__:
+            raise
         text = str(error)
         raise InvalidArgument(
             f"no store can be opened at {url}: {text.splitlines()[0] if text else error!r}"

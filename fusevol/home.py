@@ -3,6 +3,7 @@
 <home>/fusevol.db     records of the volumes, and locks
 <home>/config.toml    configuration; need not exist
 <home>/volumes/       data of the pool `default`, unless that is configured otherwise
+<home>/cache/         what mounted volumes of remote pools keep at hand; not needed when they are not mounted
 
 # config.toml
 lock_timeout = 10            # seconds that a command waits for another one on the same volume
@@ -10,6 +11,11 @@ lock_timeout = 10            # seconds that a command waits for another one on t
 [pools.fast]                 # a pool: a backend, and its parameters
 backend = "file"
 path = "/mnt/nvme/volumes"
+
+[pools.far]
+backend = "object"
+url = "s3://bucket/volumes"
+cache_size = "20G"           # of each mounted volume, in cache/ of the state directory; 4G unless it says otherwise
 
 [drivers.shelf]              # parameters of an installed volume driver
 url = "http://shelf:9000"
@@ -23,6 +29,7 @@ from typing import Any, NamedTuple
 
 from fusevol.api.names import check_name
 from fusevol.errors import BackendError, InvalidArgument
+from fusevol.sizes import parse_size
 
 __all__ = ["CONFIG_NAME", "DATABASE_NAME", "DEFAULT_POOL", "Config", "Home", "Pool", "default_home"]
 
@@ -32,14 +39,20 @@ CONFIG_NAME = "config.toml"
 
 _LOCK_TIMEOUT = 10.0
 _KEYS = ("lock_timeout", "pools", "drivers")
+_POOL_KEYS = ("backend", "cache_size")
+_CACHE_SIZE = 4 << 30
 
 
 class Pool(NamedTuple):
-    """Where volumes can be made: a backend by name, and its parameters."""
+    """Where volumes can be made: a backend by name, and its parameters.
+
+    cache_size: bytes that each mounted volume may cache on a local disk, where reads wait for other machines.
+    """
 
     name: str
     backend: str
     attributes: Mapping[str, Any]
+    cache_size: int = _CACHE_SIZE
 
 
 class Config(NamedTuple):
@@ -62,6 +75,11 @@ class Home:
     def database(self) -> Path:
         """Where the records are."""
         return self.path / DATABASE_NAME
+
+    @property
+    def cache(self) -> Path:
+        """Where mounted volumes of remote pools have their caches, each in a directory named by its id."""
+        return self.path / "cache"
 
     @property
     def config_path(self) -> Path:
@@ -150,16 +168,24 @@ def _parse(text: str, where: str, default: Pool) -> Config:
             if not isinstance(table, dict):
                 raise mistake(f"a {one} must be a table", kind, name)
             for attribute, value in table.items():
-                if not isinstance(value, str | int | float | bool):
-                    raise mistake("it must be a text, a number, or true or false", kind, name, attribute)
+                # A pool has tables for options of the store's own.
+                inner = value if isinstance(value, dict) and kind == "pools" else {"": value}
+                for part, each in inner.items():
+                    if not isinstance(each, str | int | float | bool):
+                        key = (kind, name, attribute, part) if part else (kind, name, attribute)
+                        raise mistake("it must be a text, a number, or true or false", *key)
     pools = {default.name: default}
     for name, table in tables["pools"].items():
         if "backend" not in table:
             raise mistake('the key "backend" is missing', "pools", name)
         if not isinstance(table["backend"], str):
             raise mistake("it must be the name of a backend", "pools", name, "backend")
-        attributes = {attribute: value for attribute, value in table.items() if attribute != "backend"}
-        pools[name] = Pool(name, table["backend"], attributes)
+        attributes = {attribute: value for attribute, value in table.items() if attribute not in _POOL_KEYS}
+        try:
+            cache_size = parse_size(str(table.get("cache_size", _CACHE_SIZE)))
+        except ValueError as error:
+            raise mistake(str(error), "pools", name, "cache_size") from None
+        pools[name] = Pool(name, table["backend"], attributes, cache_size)
     drivers = {
         name: {key: _text_of(value) for key, value in table.items()} for name, table in tables["drivers"].items()
     }

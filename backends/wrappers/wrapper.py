@@ -40,6 +40,10 @@ class Wrapper(Backend):
         """Forward."""
         return self.inner.capacity(volume_id)
 
+    def doubt(self, volume_id: str, size: int, offset: int) -> None:
+        """Forward."""
+        self.inner.doubt(volume_id, size, offset)
+
     def read_blocking(self, volume_id: str, size: int, offset: int) -> Buffer:
         return self.inner.read_blocking(volume_id, size, offset)
 

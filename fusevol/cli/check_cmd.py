@@ -3,7 +3,7 @@
 from fusevol.cli.options import JsonOption, NameArgument
 from fusevol.cli.output import print_json, progress
 from fusevol.cli.settings import drive
-from fusevol.cli.sizes import format_size
+from fusevol.sizes import format_size
 
 __all__ = ["check", "report_problems"]
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fusevol.cli.sizes import parse_size
 from fusevol.errors import InvalidArgument
+from fusevol.sizes import parse_size
 
 __all__ = ["KNOWN", "CreateOptions", "parse_create_options"]
 

@@ -8,8 +8,8 @@ import typer
 from fusevol.cli.options import JsonOption, complete_volume
 from fusevol.cli.output import print_json, print_table
 from fusevol.cli.settings import drive
-from fusevol.cli.sizes import format_size
 from fusevol.errors import InvalidArgument
+from fusevol.sizes import format_size
 
 if TYPE_CHECKING:
     from fusevol.driver.contents import DirectoryShare

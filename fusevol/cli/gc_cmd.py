@@ -7,7 +7,7 @@ import typer
 from fusevol.cli.options import JsonOption, complete_volume
 from fusevol.cli.output import print_json, print_table, progress
 from fusevol.cli.settings import drive
-from fusevol.cli.sizes import format_size
+from fusevol.sizes import format_size
 
 __all__ = ["gc"]
 

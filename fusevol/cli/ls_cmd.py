@@ -7,7 +7,7 @@ import typer
 from fusevol.cli.options import JsonOption, LabelOption, parse_labels
 from fusevol.cli.output import print_json, print_table
 from fusevol.cli.settings import drive
-from fusevol.cli.sizes import format_size
+from fusevol.sizes import format_size
 
 __all__ = ["ls"]
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from fusevol.cli.sizes import parse_size
 from fusevol.errors import InvalidArgument
+from fusevol.sizes import parse_size
 
 __all__ = ["JsonOption", "LabelOption", "NameArgument", "RefArgument", "SizeOption", "complete_volume", "parse_labels"]
 

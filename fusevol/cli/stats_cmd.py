@@ -5,7 +5,7 @@ from typing import Any
 from fusevol.cli.options import JsonOption, NameArgument
 from fusevol.cli.output import print_fields, print_json
 from fusevol.cli.settings import drive
-from fusevol.cli.sizes import format_size
+from fusevol.sizes import format_size
 
 __all__ = ["stats"]
 

@@ -3,7 +3,7 @@
 from fusevol.cli.options import JsonOption, NameArgument
 from fusevol.cli.output import print_fields, print_json, print_table
 from fusevol.cli.settings import drive
-from fusevol.cli.sizes import format_size
+from fusevol.sizes import format_size
 
 __all__ = ["usage"]
 

@@ -16,7 +16,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fusevol.api import LocatorUpdate, SpecUpdate, Volume, VolumeLocator
 from fusevol.api.codec import to_json
 from fusevol.cli.objects import SnapshotObject, VolumeObject, snapshot_object, volume_object
-from fusevol.cli.sizes import parse_size
 from fusevol.daemon.http import error_handlers, json_response, read_json
 from fusevol.daemon.metrics import CONTENT_TYPE, metrics
 from fusevol.daemon.work import Call, Work
@@ -24,6 +23,7 @@ from fusevol.docker.options import wanted
 from fusevol.driver import LocalDriver
 from fusevol.driver.attachment import believed
 from fusevol.errors import InvalidArgument, SnapshotNotFound
+from fusevol.sizes import parse_size
 
 __all__ = ["Guarded", "make_app"]
 

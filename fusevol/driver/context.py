@@ -1,5 +1,6 @@
 """What the parts of the driver share: the records, the backends, and a volume held for one operation."""
 
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from fusevol.errors import (
     VolumeBusy,
     VolumeNotFound,
 )
-from fusevol.home import DEFAULT_POOL, Home
+from fusevol.home import DEFAULT_POOL, Home, Pool
 from fusevol.store import Life, SqliteStore
 
 if TYPE_CHECKING:
@@ -58,23 +59,33 @@ def data_missing(volume: Volume) -> CorruptData:
 class Context:
     """One state directory, in use by this process."""
 
-    def __init__(self, home: Home, *, command: str = "") -> None:
+    def __init__(self, home: Home, *, command: str = "", cache: str = "") -> None:
+        """cache: name of the directory in the state directory's cache/ that is this process's alone, "" for none."""
         self.home = home
+        self.cache_directory = home.cache / cache if cache else None
         self.store = SqliteStore(home.database, wait=home.config.lock_timeout, command=command)
         self._backends: dict[str, Backend] = {}
 
     def backend(self, pool_name: str) -> "Backend":
         """The backend of a pool, opened when it is first asked for."""
-        from fusevol.backends import open_backend
-
         if pool_name not in self._backends:
             pool = self.home.pool(pool_name)
             try:
-                self._backends[pool_name] = open_backend(pool.backend, **pool.attributes)
+                self._backends[pool_name] = self._open_pool(pool)
             except FusevolError as error:
                 error.args = (f'pool "{pool_name}": {error}',)
                 raise
         return self._backends[pool_name]
+
+    def _open_pool(self, pool: Pool) -> "Backend":
+        from fusevol.backends import open_backend
+
+        backend = open_backend(pool.backend, **pool.attributes)
+        if not backend.traits.remote:
+            return backend
+        from fusevol.backends.cache import LocalCache
+
+        return LocalCache(lambda: open_backend(pool.backend, **pool.attributes), self.cache_directory, pool.cache_size)
 
     def backend_of(self, volume: Volume) -> "Backend":
         """The backend that holds a volume."""
@@ -248,6 +259,7 @@ class Context:
         """Delete the data of a held volume, its logs, and its record. Does nothing that was done before."""
         from fusevol.log import delete_volume
 
+        await trio.to_thread.run_sync(lambda: shutil.rmtree(self.home.cache / volume.id, ignore_errors=True))
         with suppress(VolumeNotFound):
             await delete_volume(self.backend_of(volume), volume.id)
         for child in await self.store.children(volume.id):

@@ -47,8 +47,9 @@ async def serve_mount(arguments: Arguments, ready: Callable[[], None]) -> None:
     arguments: home, volume_id, path, options. Writes down in the volume's record who serves it, and how that ended.
     Whoever starts this holds the volume's lock until it is ready.
     """
-    context = Context(Home(arguments["home"]), command=f"serving {arguments['path']}")
-    volume_id, path, options = str(arguments["volume_id"]), str(arguments["path"]), dict(arguments["options"])
+    volume_id = str(arguments["volume_id"])
+    context = Context(Home(arguments["home"]), command=f"serving {arguments['path']}", cache=volume_id)
+    path, options = str(arguments["path"]), dict(arguments["options"])
     failure = ""
     try:
         record = await context.store.get_vol(volume_id)

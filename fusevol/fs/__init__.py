@@ -5,7 +5,7 @@ puts SQLite's file into the volume. `layout` has the schema and says what is whe
 """
 
 from fusevol.fs.filesystem import Caller, Changes, Filesystem
-from fusevol.fs.opening import load_filesystem, open_filesystem
+from fusevol.fs.opening import fetch_metadata, load_filesystem, open_filesystem
 from fusevol.fs.readonly import ReadOnlyFilesystem, StatFs, open_snapshot
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Filesystem",
     "ReadOnlyFilesystem",
     "StatFs",
+    "fetch_metadata",
     "load_filesystem",
     "open_filesystem",
     "open_snapshot",

@@ -1,15 +1,20 @@
 """From a volume to the filesystem in it."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import trio
 
+from fusevol.errors import FusevolError
 from fusevol.fs.database import Database, read_superblock
 from fusevol.fs.filesystem import Filesystem
-from fusevol.log import LogVolume
+from fusevol.fs.layout import BLOCK, DATA_BLOCK, DATABASE
+from fusevol.log import LogVolume, SnapshotView
 
-__all__ = ["load_filesystem", "open_filesystem"]
+__all__ = ["fetch_metadata", "load_filesystem", "open_filesystem"]
+
+_FETCH_BLOCKS = 256
+_FETCHES = 8
 
 
 async def load_filesystem(volume: LogVolume) -> Filesystem:
@@ -33,6 +38,27 @@ async def load_filesystem(volume: LogVolume) -> Filesystem:
         database.close()
         raise
     return filesystem
+
+
+async def fetch_metadata(volume: LogVolume | SnapshotView) -> None:
+    """Read all metadata once, in parallel, for a cache below the volume to have it before it is asked for.
+
+    What cannot be read is left for whoever asks for it.
+    """
+    turns = trio.Semaphore(_FETCHES)
+
+    async def fetch(block: int, count: int) -> None:
+        try:
+            with suppress(FusevolError):
+                await volume.read(count * BLOCK, block * BLOCK)
+        finally:
+            turns.release()
+
+    async with trio.open_nursery() as nursery:
+        async for first, mapped in volume.mapped(DATABASE // BLOCK, DATA_BLOCK, lambda *_: None):
+            for block in range(first, first + mapped, _FETCH_BLOCKS):
+                await turns.acquire()
+                nursery.start_soon(fetch, block, min(_FETCH_BLOCKS, first + mapped - block))
 
 
 @asynccontextmanager

@@ -68,12 +68,18 @@ class BlockReader:
             if at is None:
                 return data
             bad = at
+            self.backend.doubt(space, size, address << BLOCK_SHIFT)
         raise self.damage(block + bad, address + bad, len(data) >> BLOCK_SHIFT <= bad)
 
     def blocks_nowait(self, address: int, sums: Sequence[int]) -> Buffer | None:
         """Like `blocks`, but None where it would wait, or does not match: `blocks` then has the last word."""
-        data = self._now(self.space(address), len(sums) << BLOCK_SHIFT, address << BLOCK_SHIFT)
-        return None if data is None or first_mismatch(data, sums) is not None else data
+        where = self.space(address), len(sums) << BLOCK_SHIFT, address << BLOCK_SHIFT
+        for _ in range(2):
+            data = self._now(*where)
+            if data is None or first_mismatch(data, sums) is None:
+                return data
+            self.backend.doubt(*where)
+        return None
 
     def damage(self, block: int, address: int, missing: bool) -> CorruptData:
         """The error for a data block that is not what was written."""
@@ -89,8 +95,13 @@ class BlockReader:
 
     def node_nowait(self, address: int, blocks: int, checksum: int) -> Buffer | None:
         """Like `node`, but None where it would wait or does not match."""
-        data = self._now(self.space(address), blocks << BLOCK_SHIFT, address << BLOCK_SHIFT)
-        return None if data is None or xxh3_64_intdigest(data) != checksum else data
+        where = self.space(address), blocks << BLOCK_SHIFT, address << BLOCK_SHIFT
+        for _ in range(2):
+            data = self._now(*where)
+            if data is None or xxh3_64_intdigest(data) == checksum:
+                return data
+            self.backend.doubt(*where)
+        return None
 
     async def blob(self, blob: Blob, what: str) -> Buffer:
         """Read a blob; `what` names it in the CorruptData that a damaged one raises."""
@@ -102,4 +113,5 @@ class BlockReader:
             data = await self.backend.read(space, size, address << BLOCK_SHIFT)
             if len(data) == size and xxh3_64_intdigest(data) == checksum:
                 return data
+            self.backend.doubt(space, size, address << BLOCK_SHIFT)
         raise CorruptData(f'{what} of volume "{self.volume_id}" at {address:#x} in space "{space}" is damaged')

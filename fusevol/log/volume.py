@@ -58,6 +58,8 @@ class LogVolume:
         self._log = log
         self._attachment = attachment
         self._nursery = nursery
+        #: Those of the backend.
+        self.traits = backend.traits
         self.path = DataPath(log, reader, live)
         self.room = Room(backend, volume_id, options, log)
         self._commits = trio.Semaphore(1)

@@ -11,8 +11,7 @@ from pathlib import Path
 import trio
 
 from fusevol.backends.base import Backend
-from fusevol.errors import NotSupported
-from fusevol.fs import Filesystem, load_filesystem, open_snapshot
+from fusevol.fs import Filesystem, fetch_metadata, load_filesystem, open_snapshot
 from fusevol.fs.layout import ROOT
 from fusevol.log import LogOptions, LogVolume, open_volume
 from fusevol.mount.control import Control, NoControl
@@ -69,23 +68,12 @@ async def serve_volume(
     Raises as `open_volume`, `load_filesystem` and `session.serve`. When it returns without an error, everything that
     was written is durable.
     """
-    _check_backend(backend, volume_id, name)
     async with open_volume(backend, volume_id, options=log_options) as volume:
         filesystem = await load_filesystem(volume)
         if filesystem.size != size:
             filesystem.resize(size)
         options = options or MountOptions(fsname=name)
         await _serve(volume, filesystem, mountpoint, name, ready, control, options, check_unused)
-
-
-def _check_backend(backend: Backend, volume_id: str, name: str) -> None:
-    try:
-        # Metadata are read this way: a store that cannot must not get a filesystem that it could not mount again.
-        backend.read_blocking(volume_id, 0, 0)
-    except NotSupported as error:
-        raise NotSupported(
-            f'volume "{name}" cannot be mounted: {error}', hint="only pools on a local file system can be, so far"
-        ) from error
 
 
 async def serve_snapshot(
@@ -105,14 +93,17 @@ async def serve_snapshot(
 
     Raises SnapshotNotFound, and as `open_volume` for reading, `open_snapshot` and `session.serve`.
     """
-    _check_backend(backend, volume_id, name)
     async with open_volume(backend, volume_id, read_only=True) as volume, volume.view(snapshot) as view:
         tree = await open_snapshot(view)
         try:
             # Nothing changes here, so there is nothing to hold back, either.
             quiesce = Quiesce(lambda: False, _nothing, 1)
             operations = VolumeOperations(Nodes(tree), NoControl(), Requests(), quiesce, log.error)
-            await serve(operations, mountpoint, dataclasses.replace(options, read_only=True), ready=ready)
+            async with trio.open_nursery() as nursery:
+                if volume.traits.remote:
+                    nursery.start_soon(fetch_metadata, view)
+                await serve(operations, mountpoint, dataclasses.replace(options, read_only=True), ready=ready)
+                nursery.cancel_scope.cancel()
         finally:
             tree.close()
 
@@ -185,6 +176,9 @@ async def _serve(
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(served.commit_forever)
+            # Only a cache below is in need of it; elsewhere it would be read ahead for nothing.
+            if volume.traits.remote:
+                nursery.start_soon(fetch_metadata, volume)
             # When this is cancelled, what waits goes on first, or unmounting would wait for it.
             nursery.start_soon(quiesce.run)
             try:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fusevol.cli.sizes import format_size, parse_size
+from fusevol.sizes import format_size, parse_size
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """Every backend and every wrapper keeps the contract."""
 
+import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from obstore.store import MemoryStore
 
+from fusevol.backends import open_backend
 from fusevol.backends.base import Backend
+from fusevol.backends.cache import LocalCache
 from fusevol.backends.file import FileBackend
 from fusevol.backends.memory import MemoryBackend
 from fusevol.backends.object import ObjectBackend
@@ -14,6 +17,7 @@ from fusevol.backends.wrappers.counting import CountingBackend
 from fusevol.backends.wrappers.faults import FaultyBackend, delay
 from fusevol.backends.wrappers.recording import RecordingBackend
 from fusevol.testing.backends import BackendContract, Reopen
+from tests.s3 import S3
 
 
 class TestMemoryBackend(BackendContract):
@@ -75,3 +79,30 @@ class TestFileBackend(BackendContract):
     @pytest.fixture
     def reopen(self, tmp_path: Path) -> Reopen:
         return lambda: FileBackend(tmp_path / "store")
+
+
+class TestObjectBackendOnS3(BackendContract):
+    @pytest.fixture
+    def prefix(self) -> str:
+        return uuid.uuid4().hex
+
+    @pytest.fixture
+    def backend(self, s3: S3, prefix: str) -> Backend:
+        return open_backend("object", **s3.parameters(prefix))
+
+    @pytest.fixture
+    def reopen(self, s3: S3, prefix: str) -> Reopen:
+        return lambda: open_backend("object", **s3.parameters(prefix))
+
+
+@pytest.mark.parametrize("capacity", [1 << 30, 1 << 18], ids=["large", "small"])
+class TestLocalCache(BackendContract):
+    @pytest.fixture
+    async def backend(self, tmp_path: Path, capacity: int) -> AsyncIterator[Backend]:
+        backend = LocalCache(lambda: ObjectBackend(f"file://{tmp_path}/store"), tmp_path / "cache", capacity)
+        yield backend
+        await backend.aclose()
+
+    @pytest.fixture
+    def reopen(self, tmp_path: Path, capacity: int) -> Reopen:
+        return lambda: LocalCache(lambda: ObjectBackend(f"file://{tmp_path}/store"), tmp_path / "cache", capacity)

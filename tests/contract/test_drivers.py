@@ -1,7 +1,9 @@
 """Every driver keeps the contract: on each backend that can be mounted, twice in a row, alone and with another one."""
 
+import json
 import os
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -9,19 +11,37 @@ import pytest
 from fusevol.driver import LocalDriver
 from fusevol.home import Home
 from fusevol.testing.driver import DriverContract, remove_all
+from tests.s3 import S3
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
 
 
 @pytest.fixture(scope="class")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One state directory for all tests of a class."""
-    return tmp_path_factory.mktemp("home")
+def state(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """One state directory for all tests of a class, whose `store` says where the data of the volumes is."""
+    home = tmp_path_factory.mktemp("home")
+    store = getattr(request.cls, "store", "files")
+    if store == "objects":
+        configure(home, {"url": f"file://{home}/objects"})
+    elif store == "s3":
+        server: S3 = request.getfixturevalue("s3")
+        configure(home, server.parameters(uuid.uuid4().hex))
+    return home
 
 
 @pytest.fixture(params=["first", "again"])
 def home(state: Path, request: pytest.FixtureRequest) -> Home:
     return Home(state)
+
+
+def configure(home: Path, parameters: Mapping[str, object]) -> None:
+    """Have the default pool on an object store."""
+    lines = ["[pools.default]", 'backend = "object"', 'cache_size = "64M"']
+    for key, value in parameters.items():
+        pairs = value.items() if isinstance(value, dict) else [(key, value)]
+        prefix = f"{key}." if isinstance(value, dict) else ""
+        lines += [f"{prefix}{name} = {json.dumps(each)}" for name, each in pairs]
+    (home / "config.toml").write_text("\n".join(lines) + "\n")
 
 
 async def clean(home: Home) -> None:
@@ -54,3 +74,11 @@ class TestTwoLocalDrivers(DriverContract):
     async def second(self, home: Home) -> AsyncIterator[LocalDriver]:
         async with LocalDriver(Home(home.path), command="another") as driver:
             yield driver
+
+
+class TestLocalDriverOnS3(TestLocalDriver):
+    store = "s3"
+
+
+class TestLocalDriverOnObjectsInADirectory(TestLocalDriver):
+    store = "objects"

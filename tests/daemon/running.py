@@ -80,7 +80,8 @@ class Daemon:
             self.terminate()
         for mount in mounts():
             if str(mount.mountpoint).startswith(f"{self.command.home}/"):
-                self.command.run("umount", str(mount.mountpoint))
+                # Not by the command: containers are still counted as using it.
+                subprocess.run(["umount", str(mount.mountpoint)], check=False, timeout=_LIMIT)
                 detach_dead(str(mount.mountpoint))
 
     # -- asking -----------------------------------------------------------------------------------

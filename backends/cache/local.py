@@ -1,0 +1,104 @@
+"""LocalCache: a backend that keeps on a local disk what another one was told and asked."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from fusevol.api.io import Buffer
+from fusevol.backends.base import Backend
+from fusevol.backends.cache.aside import Aside
+from fusevol.backends.cache.slots import BLOCK, Slots
+from fusevol.backends.wrappers.wrapper import Wrapper
+from fusevol.errors import BackendError
+
+__all__ = ["LocalCache"]
+
+log = logging.getLogger(__name__)
+
+
+class LocalCache(Wrapper):
+    """A cache on a local disk before a backend whose reads wait for other machines, for one process.
+
+    What is written is acknowledged by the other backend first, so the cache holds nothing that would be missed. What is
+    at an address of a log never changes, so what is cached stays true. With it the store can be read without a loop
+    (`read_blocking`), which what is mounted needs; what is not cached is then fetched while the thread waits.
+
+    open_backend: opens the other backend; once more for reads without a loop. directory: of this process alone, with
+    what earlier ones left there; None begins with nothing and leaves nothing. size: bytes that the cache may take up.
+
+    Raises BackendError where the directory cannot be used.
+    """
+
+    def __init__(self, open_backend: Callable[[], Backend], directory: Path | None, size: int) -> None:
+        super().__init__(open_backend())
+        self._aside = Aside(open_backend)
+        try:
+            self._slots = Slots(directory, size)
+        except OSError as error:
+            raise BackendError(
+                f"{directory or 'the directory for temporary files'}: nothing can be cached there: {error.strerror}"
+            ) from error
+
+    def read_nowait(self, volume_id: str, size: int, offset: int) -> Buffer | None:
+        """What is cached, and in memory."""
+        places = self._slots.find(volume_id, size, offset) if _whole(size, offset) else None
+        return self._slots.read(places, wait=False) if places else None
+
+    def read_blocking(self, volume_id: str, size: int, offset: int) -> Buffer:
+        """What is cached, or else from the store."""
+        if size <= 0 or not _whole(size, offset):
+            return self._aside.read(volume_id, size, offset) if size else b""
+        # It is asked for by those who cannot wait.
+        places = self._slots.find(volume_id, size, offset, keep=True)
+        data: Buffer | None = self._slots.read(places, wait=True) if places else None
+        if data is None:
+            data = self._aside.read(volume_id, size, offset)
+            if len(data) == size:
+                self._slots.put(volume_id, data, offset, keep=True)
+        return data
+
+    async def read(self, volume_id: str, size: int, offset: int) -> Buffer:
+        """What is cached, or else from the store."""
+        if not _whole(size, offset):
+            return await self.inner.read(volume_id, size, offset)
+        if places := self._slots.find(volume_id, size, offset):
+            cached = await trio.to_thread.run_sync(lambda: self._slots.read(places, wait=True))
+            if cached is not None:
+                return cached
+        data = await self.inner.read(volume_id, size, offset)
+        if len(data) == size:
+            self._slots.put(volume_id, data, offset)
+        return data
+
+    async def write(self, volume_id: str, data: Buffer, offset: int) -> int:
+        """Write to the store, and remember what was written."""
+        count = await self.inner.write(volume_id, data, offset)
+        if _whole(count, offset):
+            self._slots.put(volume_id, memoryview(data).cast("B")[:count], offset)
+        return count
+
+    async def delete(self, volume_id: str) -> None:
+        """Delete it there, and forget it here."""
+        self._slots.forget(volume_id)
+        await self.inner.delete(volume_id)
+        self._slots.forget(volume_id)
+
+    def doubt(self, volume_id: str, size: int, offset: int) -> None:
+        """Forget what is cached."""
+        log.warning(
+            "what is cached of volume %s at %#x is not what was written; it is fetched again", volume_id, offset
+        )
+        if _whole(size, offset):
+            self._slots.drop(volume_id, size, offset)
+
+    async def aclose(self) -> None:
+        """Close both; what is cached is used again by the next process."""
+        self._slots.close()
+        await trio.to_thread.run_sync(self._aside.close)
+        await self.inner.aclose()
+
+
+def _whole(size: int, offset: int) -> bool:
+    return size > 0 and not size % BLOCK and not offset % BLOCK

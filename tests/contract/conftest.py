@@ -1,0 +1,14 @@
+"""A store that takes a server."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.s3 import S3, s3_server
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """An S3 server for all tests, each of which takes a folder of its own."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
