@@ -172,8 +172,8 @@ def _parse(text: str, where: str, default: Pool) -> Config:
                 inner = value if isinstance(value, dict) and kind == "pools" else {"": value}
                 for part, each in inner.items():
                     if not isinstance(each, str | int | float | bool):
-                        key = (kind, name, attribute, part) if part else (kind, name, attribute)
-                        raise mistake("it must be a text, a number, or true or false", *key)
+                        where_in = (kind, name, attribute, *([part] if part else []))
+                        raise mistake("it must be a text, a number, or true or false", *where_in)
     pools = {default.name: default}
     for name, table in tables["pools"].items():
         if "backend" not in table:

@@ -1,5 +1,6 @@
 """What the parts of the driver share: the records, the backends, and a volume held for one operation."""
 
+import re
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -289,6 +290,7 @@ def named(volume: Volume) -> Iterator[None]:
         yield
     except FusevolError as error:
         if volume.locator.name and volume.id in str(error):
-            error.args = (str(error).replace(volume.id, volume.locator.name),)
+            # Where it is in a path, it is the name of a directory.
+            error.args = (re.sub(rf"(?<![/\w]){volume.id}(?!/)", volume.locator.name, str(error)),)
             error.hint = error.hint and error.hint.replace(volume.id, volume.locator.name)
         raise

@@ -221,8 +221,8 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
             return
         async with self.context.hold(volume_id) as volume:
             name = volume.locator.name
-            self.context.refuse_if_mounted(volume, "deleted")
             refuse_if_used(volume, "deleted")
+            self.context.refuse_if_mounted(volume, "deleted")
             for child in await self.store.children(volume_id):
                 if child.is_snapshot:
                     snapmounts.refuse_if_mounted(name, child, "deleted")
@@ -288,6 +288,9 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
             return changed
 
         async with self.context.hold(volume_id) as volume:
+            if change(volume).locator.name != volume.locator.name:
+                # Docker knows it by its name.
+                refuse_if_used(volume, "renamed")
             old, new = volume.spec.size, change(volume).spec.size
             if new != old:
                 await self._check_size(volume, new)

@@ -13,7 +13,7 @@ import trio
 from fusevol.api import Volume, VolumeState
 from fusevol.driver import snapmounts
 from fusevol.driver.attachment import server_of
-from fusevol.driver.consumers import refuse_if_used
+from fusevol.driver.consumers import refuse_if_used, uses
 from fusevol.driver.context import Context, data_missing
 from fusevol.driver.control import Control
 from fusevol.driver.mounts import is_ours, mount_at, take_away
@@ -50,7 +50,8 @@ class Mounting:
         Mounting where it is mounted already is no error. A snapshot can be mounted on several paths, read-only.
 
         options: as of mount(8), flags with the value ""; they come after those of the volume's spec. again: where it
-        is mounted on another path, show that mount here too, with its options. force: take it from a process of which
+        is mounted on another path, show that mount here too, with its options; so it is, unless there are options,
+        where containers have it. force: take it from a process of which
         cannot be seen from here whether it still runs; should it do so, it can write no more.
 
         Raises VolumeNotFound, VolumeBusy (it, or the directory, is in use), VolumeAttachedOnRemoteNode (by a process
@@ -65,12 +66,12 @@ class Mounting:
             return await self._mount_snapshot(record, path, options, force=force)
         async with self._context.hold(volume_id, force=force) as volume:
             name = volume.locator.name
-            options = {**volume.spec.mount_options, **(options or {})}
+            wanted, options = options, {**volume.spec.mount_options, **(options or {})}
             mount_options(options, name)
             if volume.attached_on:
                 if path in volume.attach_path and self._context.control(volume):
                     return volume
-                if not again or not self._context.control(volume):
+                if not (again or (uses(volume) and not wanted)) or not self._context.control(volume):
                     self._context.refuse_if_mounted(volume, "mounted twice")
                 return await self._mount_again(volume, path)
             return await self._start(serve_mount, volume, name, path, options)
@@ -196,13 +197,15 @@ class Mounting:
             return
         name, server = volume.locator.name, server_of(volume)
         async with self._context.hold(volume_id) as volume:
-            where = absolute(path) if path else next(iter(volume.attach_path), "")
+            # Those of containers are in a directory of the volume's own.
+            others = [place for place in volume.attach_path if os.path.basename(place) != volume_id]
+            where = absolute(path) if path else next(iter(others or volume.attach_path), "")
             if not volume.attached_on or not where:
                 raise VolumeDetached(f'volume "{name}" is not mounted')
             if where not in volume.attach_path:
                 elsewhere = " and ".join(volume.attach_path)
                 raise InvalidArgument(f'volume "{name}" is not mounted on {where}, but on {elsewhere}')
-            if volume.attach_path == (where,):
+            if not others or where not in others or len(volume.attach_path) == 1:
                 refuse_if_used(volume, "unmounted")
             mounted = mount_at(where)
         # Not held from here on: the serving process ends by itself, which may take as long as the last writes do.

@@ -79,7 +79,8 @@ def test_a_volume_in_use_is_not_removed(daemon: Daemon) -> None:
     daemon.volume("Create", "data")
     path = daemon.volume("Mount", "data", ID="a")["Mountpoint"]
     assert "in use by containers" in daemon.volume("Remove", "data")["Err"]
-    assert "mounted on" in daemon.command.fails("rm", "data")
+    assert "in use by containers" in daemon.command.fails("rm", "data")
+    assert "in use by containers" in daemon.command.fails("rename", "data", "other")
     assert "in use by containers, 1 times" in daemon.command.fails("umount", "data")
     assert is_ours(mount_at(path))
     daemon.volume("Unmount", "data", ID="a")
@@ -100,6 +101,21 @@ def test_a_volume_mounted_on_the_host_is_shared_with_containers(daemon: Daemon) 
     daemon.volume("Unmount", "data", ID="a")
     assert mount_at(path) is None
     assert (place / "file").read_text() == "from a container"
+
+
+def test_what_containers_use_can_be_mounted_on_the_host_as_well(daemon: Daemon) -> None:
+    daemon.volume("Create", "data")
+    path = daemon.volume("Mount", "data", ID="a")["Mountpoint"]
+    place = daemon.command.home / "place"
+    place.mkdir()
+    # It would have the options of the first.
+    assert "mounted twice" in daemon.command.fails("mount", "data", str(place), "-o", "ro")
+    daemon.command("mount", "data", str(place))
+    Path(path, "file").write_text("from a container")
+    assert (place / "file").read_text() == "from a container"
+    assert "in use by containers" in daemon.command.fails("umount", path)
+    daemon.command("umount", "data")
+    assert (mount_at(str(place)), is_ours(mount_at(path))) == (None, True)
 
 
 def test_counts_outlive_the_daemon(daemon: Daemon) -> None:
@@ -158,10 +174,10 @@ def test_a_mount_without_uses_is_taken_away(daemon: Daemon) -> None:
 
 
 def test_a_volume_that_hangs_keeps_only_its_own_callers_waiting(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--patience", "1") as daemon:
+    with Daemon(tmp_path, "--patience", "8") as daemon:
         for name in ("stuck", "well"):
             daemon.volume("Create", name)
-        daemon.volume("Mount", "stuck", ID="a")
+        assert daemon.volume("Mount", "stuck", ID="a")["Err"] == ""
         server = _server(daemon, "stuck")
         assert _status(daemon, "stuck")["used"] > 0
         os.kill(server, signal.SIGSTOP)
