@@ -126,24 +126,48 @@ def test_a_volume_in_use_is_not_removed_and_one_that_is_not_is_gone(daemon: Daem
     assert daemon.plugin("VolumeDriver.Remove", {"Name": "web"}) == {"Err": ""}
 
 
-def test_the_same_volume_on_the_host(daemon: Daemon) -> None:
+@pytest.mark.parametrize("first", ["host", "container"])
+def test_the_same_volume_on_the_host_and_in_a_container(daemon: Daemon, first: str) -> None:
     daemon.create("web")
-    daemon.engine.run("web:/data", sh="echo from a container > /data/a")
-    daemon.machine.shell("mkdir -p /run/web")
-    daemon.fusevol("mount", "web", "/run/web")
-    assert daemon.machine.run("cat", "/run/web/a") == "from a container\n"
-    # Now both at once.
-    daemon.engine.detached("busy", "web:/data")
-    daemon.machine.shell("echo from the host > /run/web/b")
+    daemon.engine.run("web:/data", sh="echo hello > /data/a")
+    daemon.machine.shell("mkdir -p /mnt/web")
+    if first == "host":
+        daemon.fusevol("mount", "web", "/mnt/web")
+        daemon.engine.detached("busy", "web:/data")
+    else:
+        daemon.engine.detached("busy", "web:/data")
+        daemon.fusevol("mount", "web", "/mnt/web")
+    assert daemon.machine.run("cat", "/mnt/web/a") == "hello\n"
+    daemon.machine.shell("echo from the host > /mnt/web/b")
     assert daemon.engine.exec("busy", "cat /data/b; echo again > /data/b") == "from the host"
-    assert daemon.machine.run("cat", "/run/web/b") == "again\n"
-    daemon.engine.docker("rm", "-f", "busy")
-    assert "busy" in daemon.engine.refused("volume", "rm", "web") or "mounted" in daemon.engine.refused(
-        "volume", "rm", "web"
-    )
-    assert daemon.machine.run("cat", "/run/web/b") == "again\n"
-    daemon.fusevol("umount", "web")
+    assert daemon.machine.run("cat", "/mnt/web/b") == "again\n"
+    if first == "host":
+        daemon.engine.docker("rm", "-f", "busy")
+        assert daemon.mounted() == []
+        assert "mounted on /mnt/web" in daemon.engine.refused("volume", "rm", "web")
+        assert daemon.machine.run("cat", "/mnt/web/b") == "again\n"
+        daemon.fusevol("umount", "web")
+    else:
+        daemon.fusevol("umount", "/mnt/web")
+        assert daemon.engine.exec("busy", "cat /data/b") == "again"
+        daemon.engine.docker("rm", "-f", "busy")
+    daemon.all_unmounted()
     daemon.engine.docker("volume", "rm", "web")
+
+
+def test_what_containers_use_is_neither_renamed_nor_unmounted_nor_deleted(daemon: Daemon) -> None:
+    daemon.create("web")
+    daemon.engine.detached("busy", "web:/data", sh="echo hello > /data/a")
+    place = daemon.mounted()
+    for words in ("rename", "web", "www"), ("umount", "web"), ("umount", place[0]), ("rm", "web"):
+        said = daemon.call(*words)
+        assert said.status == 1, (words, said)
+        assert "in use by containers" in said.err, (words, said)
+    assert daemon.rest("PATCH", "/v1/volumes/web", {"name": "www"}).status == 409
+    assert daemon.rest("DELETE", "/v1/volumes/web").status == 409
+    assert daemon.rest("POST", "/v1/volumes/web/unmount", {}).status == 409
+    assert daemon.mounted() == place
+    assert daemon.engine.exec("busy", "cat /data/a") == "hello"
 
 
 def test_the_host_sees_a_containers_volume_where_docker_says_it_is(daemon: Daemon) -> None:
