@@ -58,7 +58,7 @@ class Mounting:
         that cannot be seen from here), InvalidArgument (the directory, an option), CorruptData, NotSupported,
         BackendError.
         """
-        from fusevol.driver.server import mount_options, serve_mount
+        from fusevol.driver.server import serve_mount
 
         path = absolute(path)
         record = await self._context.store.get_vol(volume_id)
@@ -66,12 +66,11 @@ class Mounting:
             return await self._mount_snapshot(record, path, options, force=force)
         async with self._context.hold(volume_id, force=force) as volume:
             name = volume.locator.name
-            wanted, options = options, {**volume.spec.mount_options, **(options or {})}
-            mount_options(options, name)
+            self._wanted(volume, options)
             if volume.attached_on:
                 if path in volume.attach_path and self._context.control(volume):
                     return volume
-                if not (again or (uses(volume) and not wanted)) or not self._context.control(volume):
+                if not (again or (uses(volume) and not options)) or not self._context.control(volume):
                     self._context.refuse_if_mounted(volume, "mounted twice")
                 return await self._mount_again(volume, path)
             return await self._start(serve_mount, volume, name, path, options)
@@ -159,11 +158,18 @@ class Mounting:
         return after
 
     def arguments(self, volume: Volume, path: str, options: Mapping[str, str] | None) -> dict[str, object]:
-        """What the serving process is to be told. What `options` leave open is as the volume's spec has it."""
+        """What the serving process is to be told. Raises InvalidArgument for an option that is not known."""
         home = str(Path(self._context.home.path).absolute())
+        return {"home": home, "volume_id": volume.id, "path": path, "options": self._wanted(volume, options)}
+
+    def _wanted(self, volume: Volume, options: Mapping[str, str] | None) -> dict[str, str]:
+        """The options of a mount. What is not said is as the volume's spec has it."""
+        from fusevol.driver.server import mount_options
+
         # A snapshot is mounted as it is said: it has its volume's spec, but no control files, and is read-only.
         wanted = {**({} if volume.is_snapshot else volume.spec.mount_options), **(options or {})}
-        return {"home": home, "volume_id": volume.id, "path": path, "options": wanted}
+        mount_options(wanted, volume.locator.name)
+        return wanted
 
     async def mounted_at(self, path: str) -> str:
         """The id of the volume mounted on a path, or "" if there is none."""

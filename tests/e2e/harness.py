@@ -7,6 +7,7 @@ nothing else helps through fusectl. Nobody waits for ever for a mount that hangs
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pwd
@@ -26,7 +27,7 @@ from fusevol.mount import syscalls
 from fusevol.mount.kernel import abort
 from fusevol.mount.mounttable import find, mounts
 
-__all__ = ["FUSEVOL", "Bench", "Volume", "as_user", "public_directory", "seed", "until"]
+__all__ = ["FUSEVOL", "Bench", "Volume", "as_user", "public_directory", "raised", "seed", "until"]
 
 #: The command as it was installed.
 FUSEVOL = Path(sys.executable).with_name("fusevol")
@@ -44,6 +45,15 @@ def until(condition: Callable[[], T], what: str, limit: float = LIMIT) -> T:
         assert time.monotonic() < deadline, f"waited {limit:g} s for {what}"
         time.sleep(0.01)
     return value
+
+
+def raised(call: Callable[[], object]) -> str:
+    """The name of the errno a call fails with."""
+    try:
+        call()
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "nothing"
 
 
 def seed() -> int:

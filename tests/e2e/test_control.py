@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import xattr
 
-from tests.e2e.harness import Bench, Volume, as_user, public_directory, until
+from tests.e2e.harness import Bench, Volume, as_user, public_directory, raised, until
 
 LOAD = """
 import os, sys, time
@@ -34,15 +33,6 @@ while True:
         if error.errno not in (5, 116): raise
         os.makedirs(root, exist_ok=True)
 """
-
-
-def raised(call: Callable[[], object]) -> str:
-    """The name of the errno a call fails with."""
-    try:
-        call()
-    except OSError as error:
-        return errno.errorcode[error.errno or 0]
-    return "nothing"
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import stat
+import sys
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from fusevol.driver.contents import path_text
-from tests.e2e.harness import Volume, seed
+from tests.e2e.harness import Bench, Volume, seed, until
 from tests.mount.worlds import EXCHANGE, fallocate, renameat2
 
 #: Of a snapshot's inode numbers, the part that a file has in all of them.
@@ -22,6 +23,20 @@ INO = (1 << 40) - 1
 KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink", stat.S_IFIFO: "fifo"}
 SIZES = (0, 1, 1500, 2000, 2001, 4096, 5000, 70_000)
 PUNCH, KEEP_SIZE, ZERO = 2, 1, 16
+
+
+#: Makes and deletes files for ever, each synced.
+WRITER = """
+import itertools, os, shutil, sys
+for turn in itertools.count():
+    os.makedirs(sys.argv[1], exist_ok=True)
+    for number in range(50):
+        with open(f"{sys.argv[1]}/{number}", "wb") as file:
+            file.write(os.urandom(200_000))
+            file.flush()
+            os.fsync(file.fileno())
+    shutil.rmtree(sys.argv[1])
+"""
 
 
 # -- changing something ---------------------------------------------------------------------------------
@@ -263,6 +278,25 @@ def test_a_diff_says_what_two_walks_of_the_mounted_trees_differ_in(volume: Volum
             (change["path"] for change in found), key=lambda path: bytes_of(path)
         )
     assert len(expected(trees["s0"], trees["s3"])) > many / 10
+
+
+def test_a_volume_is_compared_while_it_is_written_to(volume: Volume, bench: Bench) -> None:
+    (volume.path / "kept").write_bytes(b"x" * 100_000)
+    volume.command("snapshot", "before")
+    (volume.path / "new").write_text("")
+    process = bench.start(sys.executable, "-c", WRITER, volume.path / "load")
+    until((volume.path / "load" / "20").exists, "the writer")
+    for _ in range(4):
+        found = {
+            change["path"]: change["change"] for change in json.loads(volume.fusevol("diff", "web@before", "--json"))
+        }
+        assert found.pop("/new") == "added"
+        assert set(found.values()) <= {"added"}
+        assert all(path == "/load" or path.startswith("/load/") for path in found)
+        assert json.loads(volume.fusevol("du", "web", "--json"))[0]["size"] >= 100_000
+    assert process.poll() is None, bench.finish(process)
+    process.terminate()
+    bench.finish(process)
 
 
 def bytes_of(text: str) -> bytes:

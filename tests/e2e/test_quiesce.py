@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import threading
@@ -15,7 +14,7 @@ import pytest
 
 from fusevol.mount import syscalls
 from fusevol.mount.kernel import abort
-from tests.e2e.harness import Bench, Volume, until
+from tests.e2e.harness import Bench, Volume, raised, until
 
 #: Longer than any test: it has to be ended.
 LONG = "90"
@@ -37,15 +36,6 @@ def waiting(volume: Volume, change: Callable[[], object]) -> Iterator[threading.
 
 def state(volume: Volume) -> Any:
     return volume.told("quiesce")
-
-
-def raised(call: Callable[[], object]) -> str:
-    """The name of the errno a call fails with."""
-    try:
-        call()
-    except OSError as error:
-        return errno.errorcode[error.errno or 0]
-    return "nothing"
 
 
 def synced(path: Path, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -12,16 +11,7 @@ from pathlib import Path
 import pytest
 
 from fusevol.mount.mounttable import find
-from tests.e2e.harness import FUSEVOL, Bench, Volume, until
-
-
-def raised(call: Callable[[], object]) -> str:
-    """The name of the errno a call fails with."""
-    try:
-        call()
-    except OSError as error:
-        return errno.errorcode[error.errno or 0]
-    return "nothing"
+from tests.e2e.harness import FUSEVOL, Bench, Volume, raised, until
 
 
 def spot(volume: Volume, name: str) -> Path:
