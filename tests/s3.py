@@ -1,10 +1,12 @@
 """A real S3 server, for tests of object stores: SeaweedFS, with its data in a directory."""
 
+import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,9 +14,9 @@ import httpx
 
 from tests.e2e.harness import until
 
-__all__ = ["S3", "WEED", "s3_server"]
+__all__ = ["S3", "configure", "s3_server"]
 
-WEED = Path(sys.executable).with_name("weed")
+_WEED = Path(sys.executable).with_name("weed")
 _BUCKET = "volumes"
 
 
@@ -26,8 +28,8 @@ class S3:
         self.process = process
         self.endpoint = f"http://127.0.0.1:{port}"
 
-    def parameters(self, prefix: str) -> dict[str, object]:
-        """What an ObjectBackend in a folder of the bucket is given."""
+    def parameters(self, prefix: str, *, timeout: str = "30s") -> dict[str, object]:
+        """What an ObjectBackend in a folder of the bucket is given. timeout: of one request."""
         return {
             "url": f"s3://{_BUCKET}/{prefix}",
             "config": {
@@ -36,9 +38,18 @@ class S3:
                 "access_key_id": "any",
                 "secret_access_key": "any",
             },
-            "client_options": {"allow_http": True},
-            "retry_config": {"max_retries": 1, "retry_timeout": 5},
+            "client_options": {"allow_http": True, "timeout": timeout},
+            "retry_config": {"max_retries": 2, "retry_timeout": 10},
         }  # fmt: skip
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Inside, it answers nobody, and refuses nobody either."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, (self.directory / "log").read_text()[-2000:]
@@ -46,6 +57,17 @@ class S3:
             return httpx.put(f"{self.endpoint}/{_BUCKET}").status_code in (200, 409)
         except httpx.HTTPError:
             return False
+
+
+def configure(home: Path, parameters: Mapping[str, object], *, cache_size: str = "64M") -> None:
+    """Have the default pool of a state directory in an object store."""
+    lines = ["[pools.default]", 'backend = "object"', f'cache_size = "{cache_size}"']
+    for key, value in parameters.items():
+        pairs = value.items() if isinstance(value, dict) else [(key, value)]
+        prefix = f"{key}." if isinstance(value, dict) else ""
+        lines += [f"{prefix}{name} = {json.dumps(each)}" for name, each in pairs]
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "config.toml").write_text("\n".join(lines) + "\n")
 
 
 @contextmanager
@@ -57,7 +79,7 @@ def s3_server(directory: Path) -> Iterator[S3]:
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "log").open("ab") as log:
         process = subprocess.Popen(
-            [WEED, "server", f"-dir={directory}", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            [_WEED, "server", f"-dir={directory}", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
              "-volume.max=20", "-master.volumeSizeLimitMB=64", *words],
             stdout=log, stderr=log,
         )  # fmt: skip

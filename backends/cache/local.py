@@ -72,6 +72,10 @@ class LocalCache(Wrapper):
             self._slots.put(volume_id, data, offset)
         return data
 
+    async def read_stored(self, volume_id: str, size: int, offset: int) -> Buffer:
+        """Past the cache."""
+        return await self.inner.read_stored(volume_id, size, offset)
+
     async def write(self, volume_id: str, data: Buffer, offset: int) -> int:
         """Write to the store, and remember what was written."""
         count = await self.inner.write(volume_id, data, offset)

@@ -40,6 +40,10 @@ class Wrapper(Backend):
         """Forward."""
         return self.inner.capacity(volume_id)
 
+    async def read_stored(self, volume_id: str, size: int, offset: int) -> Buffer:
+        """Forward, as a read like any other."""
+        return await self.read(volume_id, size, offset)
+
     def doubt(self, volume_id: str, size: int, offset: int) -> None:
         """Forward."""
         self.inner.doubt(volume_id, size, offset)

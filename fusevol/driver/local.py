@@ -183,6 +183,10 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
 
         backend, origin = self.context.backend_of(record), ""
         async with self.context.lock(record):
+            if backend.traits.remote:
+                # Where nobody answers, or not to us, there is to be nothing left that could not be removed either.
+                with suppress(VolumeNotFound):
+                    await backend.get_manifest(record.id)
             await self.store.create_vol(record)
             try:
                 if parent is None:

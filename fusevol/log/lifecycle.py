@@ -254,7 +254,7 @@ async def _attach(backend: Backend, volume_id: str, options: LogOptions, nursery
 async def _recover(attachment: Attachment, options: LogOptions, nursery: trio.Nursery) -> LogVolume:
     """Bring a volume just claimed to the last barrier, and make it ready for writing."""
     backend, volume_id, manifest = attachment.backend, attachment.volume_id, attachment.manifest
-    if any(await backend.read(volume_id, BLOCK, attachment.head << BLOCK_SHIFT)):
+    if any(await backend.read_stored(volume_id, BLOCK, attachment.head << BLOCK_SHIFT)):
         raise CorruptData(
             f'the manifest of volume "{volume_id}" is older than its log: epoch {manifest.epoch} was used before',
             hint="restore the volume's newest manifest",

@@ -165,7 +165,7 @@ class _Chain:
             raise CorruptData(f'the log of volume "{self._volume_id}" is damaged: {error}') from error
 
     async def _blocks(self, address: int, count: int) -> bytes:
-        return bytes(await self._backend.read(self._volume_id, count << BLOCK_SHIFT, address << BLOCK_SHIFT))
+        return bytes(await self._backend.read_stored(self._volume_id, count << BLOCK_SHIFT, address << BLOCK_SHIFT))
 
 
 async def _intact(backend: Backend, volume_id: str, header: BatchHeader, sums: array[int]) -> bool:
@@ -175,7 +175,7 @@ async def _intact(backend: Backend, volume_id: str, header: BatchHeader, sums: a
     for at in range(0, header.blocks, _READ_BLOCKS):
         wanted = sums[at : at + _READ_BLOCKS].tolist()
         start = (header.address + 1 + at) << BLOCK_SHIFT
-        data = await backend.read(volume_id, len(wanted) << BLOCK_SHIFT, start)
+        data = await backend.read_stored(volume_id, len(wanted) << BLOCK_SHIFT, start)
         if first_mismatch(data, wanted) is not None:
             return False
     return True

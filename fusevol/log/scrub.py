@@ -98,7 +98,7 @@ async def _verify(piece: Words, rows: Words, names: list[str], reader: BlockRead
         # Which ones: each by itself.
         for start, checksum, block, _ in piece.tolist():
             space = reader.space(start)
-            data = await reader.backend.read(space, 1 << BLOCK_SHIFT, start << BLOCK_SHIFT)
+            data = await reader.backend.read_stored(space, 1 << BLOCK_SHIFT, start << BLOCK_SHIFT)
             if first_mismatch(data, [checksum]) is None:
                 continue
             holders = rows[rows[:, 0] == np.uint64(start), 3].tolist()

@@ -86,8 +86,9 @@ def pack_node(node: Node) -> tuple[bytes, int]:
 def unpack_node(data: Buffer, word: int, where: str) -> Node:
     """Read the stored form of a node. The data match their checksum; CorruptData if they make no sense."""
     if word & NODE_FULL:
-        words = np.frombuffer(data, np.uint64, FANOUT)
-        return Node(words, np.frombuffer(data, np.uint64, FANOUT, FANOUT * 8))
+        # A store may give bytes from anywhere in its memory; the views of a node are of aligned arrays only.
+        both = np.require(np.frombuffer(data, np.uint64, 2 * FANOUT), requirements="A")
+        return Node(both[:FANOUT], both[FANOUT:])
     bitmap = np.frombuffer(data, np.uint8, BITMAP_BYTES)
     used = np.flatnonzero(np.unpackbits(bitmap, bitorder="little"))
     if BITMAP_BYTES + 16 * len(used) > len(data):

@@ -1,9 +1,8 @@
 """Every driver keeps the contract: on each backend that can be mounted, twice in a row, alone and with another one."""
 
-import json
 import os
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from fusevol.driver import LocalDriver
 from fusevol.home import Home
 from fusevol.testing.driver import DriverContract, remove_all
-from tests.s3 import S3
+from tests.s3 import S3, configure
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
 
@@ -32,16 +31,6 @@ def state(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
 @pytest.fixture(params=["first", "again"])
 def home(state: Path, request: pytest.FixtureRequest) -> Home:
     return Home(state)
-
-
-def configure(home: Path, parameters: Mapping[str, object]) -> None:
-    """Have the default pool on an object store."""
-    lines = ["[pools.default]", 'backend = "object"', 'cache_size = "64M"']
-    for key, value in parameters.items():
-        pairs = value.items() if isinstance(value, dict) else [(key, value)]
-        prefix = f"{key}." if isinstance(value, dict) else ""
-        lines += [f"{prefix}{name} = {json.dumps(each)}" for name, each in pairs]
-    (home / "config.toml").write_text("\n".join(lines) + "\n")
 
 
 async def clean(home: Home) -> None:

@@ -388,3 +388,15 @@ def test_a_manifest_of_a_later_format_is_not_supported_and_one_that_makes_no_sen
     for body in (b"[]", b"{", b"", b"null", b'{"format":1}', b'{"format":1,"uuid":5}', b"\xff"):
         with pytest.raises(CorruptData, match='"v"'):
             Manifest.from_bytes(sealed(body), "v")
+
+
+@pytest.mark.parametrize("count", [1, 700, FANOUT])
+@pytest.mark.parametrize("shift", range(8))
+def test_a_node_is_read_from_anywhere_in_memory(count: int, shift: int) -> None:
+    node = Node.new()
+    node.words[:count] = np.arange(1, count + 1)
+    node.sums[:count] = np.arange(count) ** 3
+    data, bits = pack_node(node)
+    memory = bytes(shift) + data
+    found = unpack_node(memoryview(memory)[shift:], bits | 1, "a node")
+    assert (found.w.tolist(), found.s.tolist()) == (node.words.tolist(), node.sums.tolist())

@@ -1,0 +1,121 @@
+"""Volumes in an S3 store, mounted: as others, also with a cold cache, a lost cache, and a store that is away."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import Bench, Volume
+from tests.s3 import S3, configure
+
+
+@pytest.fixture
+def volume(bench: Bench, place: Path, s3: S3) -> Volume:
+    """A mounted volume in a folder of the store of its own."""
+    home = place / "home"
+    configure(home, s3.parameters(uuid.uuid4().hex, timeout="5s"))
+    return Volume(bench, home).create().mount()
+
+
+def _cache(volume: Volume) -> Path:
+    (found,) = (volume.home / "cache").iterdir()
+    return found
+
+
+def _durable(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        os.fsync(file.fileno())
+
+
+def test_programs_work_and_find_it_all_again_on_another_machine(volume: Volume) -> None:
+    volume.bench.shell(
+        "git init -q repo; cd repo; for i in $(seq 30); do echo $i > file$i; done; git add .; "
+        "git -c user.name=a -c user.email=a@b commit -q -m one; git fsck --strict",
+        cwd=volume.path,
+    )
+    big = random.Random(1).randbytes(20 << 20)
+    _durable(volume.path / "big", big)
+    volume.fusevol("snapshot", f"{volume.name}@before")
+    (volume.path / "big").unlink()
+    volume.umount()
+    # A machine that has the records, and no cache.
+    shutil.rmtree(_cache(volume))
+    volume.mount()
+    volume.fusevol("restore", f"{volume.name}@before")
+    assert (volume.path / "big").read_bytes() == big
+    assert "nothing to commit" in volume.bench.run("git", "status", cwd=volume.path / "repo")
+    volume.umount()
+    volume.check()
+
+
+def test_after_kill_9_all_that_was_synced_is_there(volume: Volume) -> None:
+    for number in range(20):
+        _durable(volume.path / f"file{number}", b"%d" % number * 5000)
+    volume.kill()
+    volume.mount()
+    for number in range(20):
+        assert (volume.path / f"file{number}").read_bytes() == b"%d" % number * 5000
+    volume.umount()
+    volume.check()
+
+
+def test_a_cache_that_rots_does_no_harm(volume: Volume) -> None:
+    data = random.Random(2).randbytes(5 << 20)
+    _durable(volume.path / "file", data)
+    volume.umount()
+    blocks = _cache(volume) / "blocks"
+    with blocks.open("r+b") as file:
+        for at in range(0, blocks.stat().st_size, 4096 * 3):
+            file.seek(at)
+            file.write(b"rotten")
+    volume.mount()
+    assert (volume.path / "file").read_bytes() == data
+    volume.umount()
+    volume.check()
+
+
+def test_what_is_cached_is_there_while_the_store_is_away_and_a_sync_says_that_it_failed(volume: Volume, s3: S3) -> None:
+    data = random.Random(3).randbytes(2 << 20)
+    _durable(volume.path / "file", data)
+    with s3.silent():
+        assert (volume.path / "file").read_bytes() == data
+        (volume.path / "new").write_bytes(b"new")
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            _durable(volume.path / "new", b"newer")
+    # What failed was not acknowledged; whether the volume goes on, or is to be mounted anew, it says itself.
+    volume.fusevol("umount", volume.name, status=None)
+    if volume.mounted:
+        volume.kill()
+    volume.mount()
+    assert (volume.path / "file").read_bytes() == data
+    _durable(volume.path / "new", b"newest")
+    volume.umount()
+    volume.check()
+
+
+def test_deleting_a_volume_deletes_its_cache(volume: Volume) -> None:
+    volume.umount()
+    cache = _cache(volume)
+    volume.fusevol("rm", volume.name)
+    assert not cache.exists()
+
+
+def test_a_store_that_is_not_there_is_an_error_in_a_line(bench: Bench, place: Path) -> None:
+    home = place / "home"
+    parameters = {
+        "url": "s3://nowhere/x",
+        "config": {"endpoint": "http://127.0.0.1:1", "region": "x", "access_key_id": "a", "secret_access_key": "b"},
+        "client_options": {"allow_http": True},
+        "retry_config": {"max_retries": 0, "retry_timeout": 1},
+    }
+    configure(home, parameters)
+    said = Volume(bench, home).refused("create", "web")
+    assert "x" in said
+    assert Volume(bench, home).fusevol("ls", "--json") == "[]\n"
