@@ -35,6 +35,22 @@ for number in itertools.count(1):
 """
 
 
+#: Begins a snapshot of the group, and dies when its volumes are held still.
+DOOMED = """
+import os, signal, sys, trio
+from fusevol.api import VolumeLocator
+from fusevol.driver import LocalDriver, together
+from fusevol.home import Home
+async def die(*_): os.kill(os.getpid(), signal.SIGKILL)
+async def main():
+    together._STILL_SECONDS = 2.0
+    async with LocalDriver(Home(sys.argv[1])) as driver:
+        driver.snapshots.take = die
+        await driver.snapshot_group(VolumeLocator(name="s"), group="shop")
+trio.run(main)
+"""
+
+
 @pytest.fixture
 def group(bench: Bench, place: Path) -> list[Volume]:
     """Three volumes of the group `shop`; the last one is not mounted."""
@@ -175,3 +191,16 @@ def test_a_mount_that_does_not_answer_keeps_no_other_volume_held(group: list[Vol
         os.kill(two.server, signal.SIGCONT)
     assert not one.told("quiesce")["quiesced"]
     assert snapshots_of(one) == []
+
+
+def test_when_the_command_is_killed_everything_goes_on_by_itself(group: list[Volume], bench: Bench) -> None:
+    one, two, _ = group
+    process = bench.start(sys.executable, "-c", DOOMED, one.home)
+    bench.finish(process)
+    assert process.returncode == -signal.SIGKILL
+    for volume in (one, two):
+        # Waits, for as long as that is held.
+        (volume.path / "goes on").mkdir()
+        assert volume.told("quiesce")["ended"] == "its time was over"
+    one.fusevol("snapshot", "--group", "shop", "s")
+    assert [snapshots_of(volume) for volume in group] == [["s"]] * 3

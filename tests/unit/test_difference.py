@@ -11,7 +11,7 @@ import pytest
 from fusevol.backends.memory import MemoryBackend
 from fusevol.driver.contents import path_text
 from fusevol.errors import CorruptData
-from fusevol.fs import Caller, Changes, Filesystem, load_filesystem, open_filesystem
+from fusevol.fs import Caller, Changes, Filesystem, load_filesystem, open_filesystem, open_snapshot
 from fusevol.fs.btree import differing_ranges, pages_of
 from fusevol.fs.clock import now
 from fusevol.fs.difference import Change, compare_filesystems
@@ -163,6 +163,82 @@ async def test_damaged_metadata_is_an_error_and_no_difference(volume: LogVolume)
         other.read_nowait = lambda size, offset: None if offset == damaged else read(size, offset)  # type: ignore[method-assign]
         with pytest.raises(CorruptData):
             await compare_filesystems(one, other)
+
+
+SIZES = (0, 1, 100, 1999, 2001, 4096, 4097, 9000, 40_000)
+PUNCH, ZERO, KEEP_SIZE = 3, 16, 1
+
+
+async def random_change(filesystem: Filesystem, chosen: random.Random) -> None:
+    """One change of one of a few files: its content, where that is, or its name."""
+    name = b"%d" % chosen.randrange(6)
+    here = next((inode.ino for other, _, inode in filesystem.listing(ROOT) if other == name), None)
+    if here is None:
+        await make(filesystem, name, chosen.randbytes(chosen.choice(SIZES)))
+        return
+    size, at = filesystem.get(here).size, chosen.choice((0, 0, 10, 4096, 8192, 20_000))
+    match chosen.randrange(7):
+        case 0:
+            filesystem.unlink(ROOT, name)
+            filesystem.forget(here)
+        case 1:
+            await filesystem.setattr(here, Changes(size=chosen.choice(SIZES)))
+        case 2:
+            await filesystem.fallocate(here, chosen.choice((PUNCH, ZERO, KEEP_SIZE, 0)), at, chosen.choice(SIZES[1:]))
+        case 3:
+            content = bytes(await filesystem.read(here, size, 0))
+            await filesystem.setattr(here, Changes(size=0))
+            await filesystem.write(here, content, 0)
+        case 4:
+            await filesystem.write(here, bytes(chosen.choice(SIZES)), at)
+        case _:
+            await filesystem.write(here, chosen.choice((b"a", b"b")) * chosen.choice(SIZES), at)
+
+
+async def contents_of(volume: LogVolume, name: str) -> dict[tuple[int, int], tuple[bytes, bytes]]:
+    """Name and content of each file in a snapshot, by number and birth."""
+    async with volume.view(name) as view:
+        filesystem = await open_snapshot(view)
+        found = {}
+        for path, _, inode in list(filesystem.listing(ROOT)):
+            content = bytes(await filesystem.read(inode.ino, inode.size, 0))
+            assert len(content) == inode.size
+            found[inode.ino, inode.btime] = b"/" + path, content
+        filesystem.close()
+        return found
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_content_differs_exactly_where_reading_says_so(volume: LogVolume, seed: int) -> None:
+    """With holes, space that was only reserved, files that grow out of their inodes, and restores in between."""
+    chosen, names = random.Random(seed), [f"s{number}" for number in range(6)]
+    filesystem = await load_filesystem(volume)
+    for name in names:
+        for _ in range(chosen.choice((1, 4, 20))):
+            await random_change(filesystem, chosen)
+        if chosen.random() < 0.3 and name != "s0":
+            await filesystem.restore(chosen.choice(names[: names.index(name)]))
+            filesystem = await load_filesystem(volume)
+            # Else what is born now could not be told from what was born before.
+            born = now()
+            while now() == born:
+                pass
+            await random_change(filesystem, chosen)
+        await filesystem.snapshot(name)
+    filesystem.close()
+    read = {name: await contents_of(volume, name) for name in names}
+    for old in names:
+        for new in names:
+            found = await compared(volume, old, new)
+            one, other = read[old], read[new]
+            differ = {other[file][0] for file in one.keys() & other.keys() if one[file][1] != other[file][1]}
+            assert {change.path for change in found if change.content} == differ
+            assert {change.path for change in found if change.what == "added"} == {
+                other[file][0] for file in other.keys() - one.keys()
+            }
+            assert {change.path for change in found if change.what == "removed"} == {
+                one[file][0] for file in one.keys() - other.keys()
+            }
 
 
 # -- pages and blocks -----------------------------------------------------------------------------------
