@@ -1,5 +1,7 @@
 """Requests as they are served: what runs now, and counters in the manner of /proc/diskstats."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import monotonic_ns, time_ns
 from typing import NamedTuple
 
@@ -63,6 +65,16 @@ class Requests:
         if not self._active:
             self.counters.busy += now - self._busy_since
         return now - started
+
+    @contextmanager
+    def waiting(self, operation: str, inode: int) -> Iterator[None]:
+        """Inside, a request waits for its turn to begin: it is shown, and its time counts, but it is not yet one."""
+        number = self.begin(operation, inode)
+        try:
+            yield
+        finally:
+            self.end(number)
+            self.counters.requests -= 1
 
     def active(self) -> list[ActiveRequest]:
         """What is being served, oldest first."""
