@@ -4,10 +4,18 @@ from typing import Annotated
 
 import typer
 
-from fusevol.cli.create_options import parse_create_options
+from fusevol.cli.create_options import option_texts, parse_create_options, throttle_texts
 from fusevol.cli.options import JsonOption, LabelOption, SizeOption, parse_labels
 from fusevol.cli.output import print_json
 from fusevol.cli.settings import drive
+from fusevol.cli.spec_options import (
+    GroupOption,
+    OptOption,
+    ReadaheadOption,
+    SnapIntervalOption,
+    SnapScheduleOption,
+    ThrottleOption,
+)
 from fusevol.errors import InvalidArgument
 
 __all__ = ["create"]
@@ -24,14 +32,12 @@ def create(
         typer.Option("--from", metavar="VOL[@SNAP]", help="Make it a clone of this volume or snapshot."),
     ] = None,
     label: LabelOption = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--opt",
-            metavar="KEY=VALUE",
-            help="An option; may be given several times: size, pool, from, sticky, control, mount.",
-        ),
-    ] = None,
+    option: OptOption = None,
+    snap_interval: SnapIntervalOption = None,
+    snap_schedule: SnapScheduleOption = None,
+    throttle: ThrottleOption = None,
+    readahead: ReadaheadOption = None,
+    group: GroupOption = None,
     sticky: Annotated[bool, typer.Option("--sticky", help="Refuse to delete it until that is taken back.")] = False,
     exist_ok: Annotated[
         bool, typer.Option("--exist-ok", help="A volume of that name, size and parent that exists is fine.")
@@ -49,38 +55,38 @@ def create(
     Options (--opt) say the same in one form, for programs; and two of them how the volume is mounted where the mount
     itself does not say: control=rw|ro|off, mount=noatime,nosuid.
 
+    Snapshots are taken by schedule while the volume is mounted: parts joined by ';', each with how many to keep.
+
     Example:
 
     \b
       fusevol create web --size 10G --label app=shop
       fusevol create web --opt size=10G --opt control=ro
+      fusevol create web --snap-schedule 'daily=03:00,7;weekly=Sunday@04:00' --throttle write_bw_mbytes=50
       fusevol create web-test --from web@before
     """
     labels = parse_labels(label)
-    options = parse_create_options(option or [])
-    for what, one, other in (
-        ("size", size, options.size), ("pool", pool, options.pool), ("from", source, options.source),
-    ):  # fmt: skip
-        if one is not None and other is not None:
-            raise InvalidArgument(f"--{what} and --opt {what}= are both given")
-    size, pool = options.size if size is None else size, options.pool if pool is None else pool
-    source = options.source if source is None else source
-    if sticky and options.sticky is False:
-        raise InvalidArgument("--sticky and --opt sticky=false are both given")
+    flags = {
+        "size": size, "pool": pool, "from": source, "sticky": sticky or None, "group": group, "readahead": readahead,
+        "snap_interval": snap_interval, "snap_schedule": snap_schedule,
+    }  # fmt: skip
+    options = parse_create_options([*option_texts(option, flags), *throttle_texts(throttle)])
+    if both := labels.keys() & options.labels.keys():
+        raise InvalidArgument(f"label {min(both)!r} is given twice")
+    labels |= options.labels
 
     from fusevol.api import Source, VolumeLocator, VolumeSpec
     from fusevol.cli.objects import VolumeObject, volume_object
     from fusevol.driver import LocalDriver
     from fusevol.driver.context import POOL_LABEL
 
-    if pool is not None:
-        labels[POOL_LABEL] = pool
+    if options.pool is not None:
+        labels[POOL_LABEL] = options.pool
 
     async def work(driver: LocalDriver) -> VolumeObject:
-        parent = Source(parent=(await driver.resolve(source)).id) if source is not None else None
+        parent = None if options.source is None else Source(parent=(await driver.resolve(options.source)).id)
         locator = VolumeLocator(name=name, volume_labels=labels)
-        spec = VolumeSpec(size=size or 0, sticky=sticky or bool(options.sticky), mount_options=options.mount or {})
-        volume_id = await driver.create(locator, parent, spec, exist_ok=exist_ok)
+        volume_id = await driver.create(locator, parent, options.applied_to(VolumeSpec()), exist_ok=exist_ok)
         return await volume_object(driver, await driver.resolve(volume_id))
 
     made = drive(work)

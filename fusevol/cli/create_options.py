@@ -1,12 +1,18 @@
-"""Options of a new volume as `k=v` texts: what `fusevol create --opt` takes. Strict: what is not known is an error."""
+"""Options of a volume as `k=v` texts: what `--opt` of `fusevol create` and `set` takes, and `docker volume create -o`.
 
-from collections.abc import Sequence
-from typing import NamedTuple
+Strict: what is not known is an error, and so is what has no meaning.
+"""
 
-from fusevol.errors import InvalidArgument
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fusevol.errors import InvalidArgument, NotSupported
 from fusevol.sizes import parse_size
 
-__all__ = ["KNOWN", "CreateOptions", "parse_create_options"]
+if TYPE_CHECKING:
+    from fusevol.api import VolumeSpec
+
+__all__ = ["KNOWN", "CreateOptions", "option_texts", "parse_create_options", "throttle_texts"]
 
 #: What can be said, and what it is for.
 KNOWN = {
@@ -14,67 +20,174 @@ KNOWN = {
     "pool": "the pool to make it in, as --pool",
     "from": "what it is a clone of, as --from",
     "sticky": "true or false, as --sticky",
+    "group": "the group of volumes that snapshots are taken of together",
+    "labels": "labels: k=v,k2=v2",
+    "snap_interval": "minutes between snapshots, 0 for none",
+    "snap_schedule": "when to take snapshots: daily=03:00,7;weekly=Sunday@04:00",
+    "read_iops": "reads per second at most, 0 for no limit",
+    "write_iops": "writes per second at most, 0 for no limit",
+    "read_bw_mbytes": "10^6 bytes read per second at most, 0 for no limit",
+    "write_bw_mbytes": "10^6 bytes written per second at most, 0 for no limit",
+    "readahead": "true or false: whether the kernel reads ahead",
     "control": "rw, ro or off: the control directory of its mounts, unless they say otherwise",
     "mount": "mount options that its mounts have, unless they say otherwise: noatime,nosuid",
 }
+#: Other names of these, from openstorage.
+_ALIASES = {"parent": "from", "mount_options": "mount"}
+#: What openstorage has, and this does not; with the value that says so, where there is one.
+_ABSENT = {
+    "block_size": "4096", "fs": "fuse", "format": "fuse", "io_profile": "", "cos": "", "shared": "false",
+    "secure": "false", "secret_key": "", "compressed": "false", "dedupe": "false",
+}  # fmt: skip
+#: By key, the field of a VolumeSpec it is.
+_FIELDS = {
+    "size": "size", "sticky": "sticky", "group": "group", "snap_interval": "snapshot_interval",
+    "snap_schedule": "snapshot_schedule", "readahead": "readahead",
+}  # fmt: skip
+_BOUNDS = ("read_iops", "write_iops", "read_bw_mbytes", "write_bw_mbytes")
+#: Where no value at all says that there is none.
+_EMPTY = ("group", "snap_schedule", "mount")
 _BOOLEANS = {"true": True, "false": False}
+_NUMBER_MAX = 2**32
 
 
 class CreateOptions(NamedTuple):
-    """What options said; None, or nothing, where they did not."""
+    """What options said; None, or nothing, where they did not.
 
-    size: int | None = None
-    pool: str | None = None
-    source: str | None = None
-    sticky: bool | None = None
-    #: As of mount(8): flags with the value "".
-    mount: dict[str, str] | None = None
+    fields: of a VolumeSpec. bounds: fields of its io_throttle. mount: mount options, flags with the value "".
+    """
+
+    pool: str | None
+    source: str | None
+    labels: dict[str, str]
+    fields: dict[str, Any]
+    bounds: dict[str, int]
+    mount: dict[str, str] | None
+    control: str | None
+
+    def applied_to(self, spec: "VolumeSpec") -> "VolumeSpec":
+        """A spec with what options say about it."""
+        import msgspec
+
+        from fusevol.api import IoThrottle
+
+        changes = dict(self.fields)
+        if self.bounds:
+            throttle = msgspec.structs.replace(spec.io_throttle or IoThrottle(), **self.bounds)
+            changes["io_throttle"] = throttle if throttle != IoThrottle() else None
+        control = spec.mount_options.get("control") if self.control is None else self.control
+        mount = spec.mount_options if self.mount is None else self.mount
+        changes["mount_options"] = {key: value for key, value in mount.items() if key != "control"}
+        if control is not None:
+            changes["mount_options"]["control"] = control
+        return msgspec.structs.replace(spec, **changes)
 
 
-def parse_create_options(texts: Sequence[str]) -> CreateOptions:
-    """Read `KEY=VALUE` texts. Raises InvalidArgument for a key that is unknown or given twice, and for a bad value."""
+def option_texts(options: Sequence[str] | None, flags: Mapping[str, object]) -> list[str]:
+    """Options, and among them what flags of the command said: None for those not given, by key.
+
+    Raises InvalidArgument where something is said both ways.
+    """
+    texts = list(options or ())
+    said = {_ALIASES.get(key, key) for key in (text.partition("=")[0] for text in texts)}
+    for key, value in flags.items():
+        if value is None:
+            continue
+        if key in said:
+            raise InvalidArgument(f"--{key.replace('_', '-')} and --opt {key}= are both given")
+        texts.append(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
+    return texts
+
+
+def throttle_texts(text: str | None) -> list[str]:
+    """The options that --throttle stands for: `read_iops=100,write_bw_mbytes=20`, or `none` to lift all bounds."""
+    if text is None:
+        return []
+    if text == "none":
+        return [f"{bound}=0" for bound in _BOUNDS]
+    for word in text.split(","):
+        if word.partition("=")[0] not in _BOUNDS:
+            raise InvalidArgument(f"--throttle: {word!r} is no bound; there are: {', '.join(_BOUNDS)}")
+    return text.split(",")
+
+
+def parse_create_options(texts: Sequence[str], *, empty: bool = False) -> CreateOptions:
+    """Read `KEY=VALUE` texts. empty: what says when, which or how may have no value, for none.
+
+    Raises InvalidArgument for a key that is unknown or given twice, and for a bad value; NotSupported for what
+    openstorage has and this does not.
+    """
     found: dict[str, str] = {}
     for text in texts:
         key, equals, value = text.partition("=")
+        key = _ALIASES.get(key, key)
+        if key in _ABSENT:
+            if value.lower() == _ABSENT[key] != "":
+                continue
+            raise NotSupported(f"{key}: this driver does not support {value or 'it'}")
         if key not in KNOWN:
             raise InvalidArgument(f"there is no option {key!r}; known: {', '.join(KNOWN)}")
-        if not equals or not value:
+        if not equals or not (value or (empty and key in _EMPTY)):
             raise InvalidArgument(f"option {key!r} is not of the form {key}=VALUE", hint=f"{key}: {KNOWN[key]}")
         if key in found:
             raise InvalidArgument(f"option {key!r} is given twice")
         found[key] = value
-    if "sticky" in found and found["sticky"] not in _BOOLEANS:
-        raise InvalidArgument(f"option 'sticky': {found['sticky']!r} is neither true nor false")
     return CreateOptions(
-        size=_size(found["size"]) if "size" in found else None,
         pool=found.get("pool"),
         source=found.get("from"),
-        sticky=_BOOLEANS[found["sticky"]] if "sticky" in found else None,
-        mount=_mount(found),
+        labels=_labels(found.get("labels")),
+        fields={field: _value(key, found[key]) for key, field in _FIELDS.items() if key in found},
+        bounds={key: _number(key, found[key]) for key in _BOUNDS if key in found},
+        mount=_mount(found["mount"]) if "mount" in found else None,
+        control=_control(found.get("control")),
     )
 
 
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise InvalidArgument(f"option 'size': {error}") from None
+def _value(key: str, text: str) -> object:
+    if key == "size":
+        try:
+            return parse_size(text)
+        except ValueError as error:
+            raise InvalidArgument(f"option 'size': {error}") from None
+    if key == "snap_interval":
+        return _number(key, text)
+    if key in ("group", "snap_schedule"):
+        return text
+    if text not in _BOOLEANS:
+        raise InvalidArgument(f"option {key!r}: {text!r} is neither true nor false")
+    return _BOOLEANS[text]
 
 
-def _mount(found: dict[str, str]) -> dict[str, str] | None:
-    """The mount options of `mount` and `control`, once they are known to be some."""
-    options = {}
-    for word in found.get("mount", "").split(","):
-        key, _, value = word.partition("=")
-        if key == "control":
-            raise InvalidArgument("option 'mount': the control directory has an option of its own", hint="control=ro")
-        if key:
-            options[key] = value
-    if "control" in found:
-        options["control"] = found["control"]
-    if not options:
-        return None
-    from fusevol.driver.server import mount_options
+def _number(key: str, text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(_NUMBER_MAX)) else -1
+    if not 0 <= number <= _NUMBER_MAX:
+        raise InvalidArgument(f"option {key!r}: {text!r} is not a number from 0 to {_NUMBER_MAX}")
+    return number
 
-    mount_options(options, "volume")
+
+def _labels(text: str | None) -> dict[str, str]:
+    from fusevol.cli.options import parse_labels
+
+    return parse_labels(text.split(",")) if text else {}
+
+
+def _mount(text: str) -> dict[str, str]:
+    """Mount options, once they are known to be some."""
+    options = {key: value for key, _, value in (word.partition("=") for word in text.split(",")) if key}
+    if "control" in options:
+        raise InvalidArgument("option 'mount': the control directory has an option of its own", hint="control=ro")
+    _check(options)
     return options
+
+
+def _control(text: str | None) -> str | None:
+    if text is not None:
+        _check({"control": text})
+    return text
+
+
+def _check(options: Mapping[str, str]) -> None:
+    if options:
+        from fusevol.driver.server import mount_options
+
+        mount_options(options, "volume")

@@ -1,6 +1,6 @@
 """fusevol inspect."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,6 +8,9 @@ from fusevol.cli.options import JsonOption, complete_volume
 from fusevol.cli.output import print_fields, print_json
 from fusevol.cli.settings import drive
 from fusevol.sizes import format_size
+
+if TYPE_CHECKING:
+    from fusevol.cli.objects import VolumeObject
 
 __all__ = ["inspect"]
 
@@ -61,9 +64,29 @@ def inspect(
             fields.append(
                 ("attached by", f"{found.lease.holder} of {found.lease.node}, since {found.lease.since}{unseen}")
             )
+        fields += _extras(found)
         if found.mount_options:
             words = [f"{key}={value}" if value else key for key, value in found.mount_options.items()]
             fields.append(("mount options", ",".join(words)))
         if found.error:
             fields.append(("error", found.error))
     print_fields(fields)
+
+
+def _extras(found: "VolumeObject") -> list[tuple[str, str]]:
+    """What most volumes do not have."""
+    fields = []
+    if found.group:
+        fields.append(("group", found.group))
+    if found.snapshot_interval:
+        fields.append(("snapshot interval", f"{found.snapshot_interval} min"))
+    if found.snapshot_schedule:
+        fields.append(("snapshot schedule", found.snapshot_schedule))
+    if found.snapshot_interval or found.snapshot_schedule:
+        fields.append(("next snapshot", found.next_snapshot or "when it is mounted"))
+    if found.io_throttle:
+        bounds = [f"{key}={value}" for key, value in found.io_throttle.items() if value]
+        fields.append(("throttle", ",".join(bounds) or "-"))
+    if not found.readahead:
+        fields.append(("readahead", "no"))
+    return fields

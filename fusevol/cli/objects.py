@@ -1,5 +1,6 @@
 """The JSON objects that commands print. docs/cli.md describes them; they only ever gain fields."""
 
+import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,12 @@ class VolumeObject(msgspec.Struct, frozen=True, kw_only=True):
     error: str
     mount_options: dict[str, str]
     lease: "LeaseObject | None"
+    group: str
+    snapshot_interval: int
+    snapshot_schedule: str
+    next_snapshot: str | None
+    io_throttle: dict[str, int] | None
+    readahead: bool
 
 
 class SnapshotObject(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +64,7 @@ class SnapshotObject(msgspec.Struct, frozen=True, kw_only=True):
     automatic: bool
     labels: dict[str, str]
     mounted_on: list[str]
+    schedule: str | None
 
 
 def time_text(time: datetime) -> str:
@@ -98,7 +106,22 @@ async def volume_object(driver: "LocalDriver", volume: Volume, snapshots: int | 
         error=volume.error,
         mount_options=dict(volume.spec.mount_options),
         lease=_lease_object(volume),
+        group=volume.spec.group,
+        snapshot_interval=volume.spec.snapshot_interval,
+        snapshot_schedule=volume.spec.snapshot_schedule,
+        next_snapshot=_next_snapshot(volume),
+        io_throttle=None if volume.spec.io_throttle is None else msgspec.structs.asdict(volume.spec.io_throttle),
+        readahead=volume.spec.readahead,
     )
+
+
+def _next_snapshot(volume: Volume) -> str | None:
+    """When the next snapshot by schedule is due; None for never, and where the volume is not mounted."""
+    from fusevol.mount.schedule import parse_schedule, utc_text
+
+    schedule = parse_schedule(volume.spec.snapshot_schedule, volume.spec.snapshot_interval)
+    moment = schedule.after(time.time())
+    return None if moment is None or not volume.attach_path else utc_text(moment)
 
 
 async def _parent_name(driver: "LocalDriver", volume: Volume) -> str | None:
@@ -130,6 +153,7 @@ def kind_of(name: str) -> str:
 def snapshot_object(volume: Volume, snapshot: Volume) -> SnapshotObject:
     """The object of a snapshot of `volume`."""
     from fusevol.driver.snapshots import AUTO_LABEL
+    from fusevol.mount.schedule import SCHEDULE_LABEL
 
     return SnapshotObject(
         name=snapshot.locator.name,
@@ -139,4 +163,5 @@ def snapshot_object(volume: Volume, snapshot: Volume) -> SnapshotObject:
         automatic=AUTO_LABEL in snapshot.locator.volume_labels,
         labels=own_labels(snapshot),
         mounted_on=list(snapshot.attach_path),
+        schedule=snapshot.locator.volume_labels.get(SCHEDULE_LABEL),
     )

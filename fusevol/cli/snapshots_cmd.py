@@ -10,7 +10,7 @@ __all__ = ["snapshots"]
 def snapshots(name: NameArgument, json: JsonOption = False) -> None:
     """List the snapshots of a volume, oldest first.
 
-    Automatic ones are taken by a restore, of what was there before, and for a clone of the live volume.
+    Automatic ones are taken by a restore, of what was there before, by schedule, and for a clone of the live volume.
 
     Example:
 

@@ -15,7 +15,6 @@ async def wanted(
 ) -> tuple[VolumeLocator, Source | None, VolumeSpec]:
     """What `VolumeDriver.create` is to be given. Raises InvalidArgument for an option, VolumeNotFound for `from`."""
     found = parse_create_options([f"{key}={value}" for key, value in options.items()])
-    labels = {} if found.pool is None else {POOL_LABEL: found.pool}
+    labels = found.labels | ({} if found.pool is None else {POOL_LABEL: found.pool})
     source = None if found.source is None else Source(parent=(await driver.resolve(found.source)).id)
-    spec = VolumeSpec(size=found.size or 0, sticky=bool(found.sticky), mount_options=found.mount or {})
-    return VolumeLocator(name=name, volume_labels=labels), source, spec
+    return VolumeLocator(name=name, volume_labels=labels), source, found.applied_to(VolumeSpec())

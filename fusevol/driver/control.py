@@ -145,6 +145,10 @@ class Control:
         """Change how many bytes the volume may hold; 0 for no limit."""
         await self.write("size", str(size), "its size could not be changed")
 
+    async def reload(self) -> None:
+        """Have the mount go by what the volume's record says now."""
+        await self.write("settings", "1", "its settings could not be changed")
+
     async def flush(self) -> None:
         """Make everything durable."""
         await self.write("flush", "1", "it could not be flushed")

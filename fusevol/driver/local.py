@@ -29,11 +29,12 @@ from fusevol.driver.attachment import believed
 from fusevol.driver.consumers import refuse_if_used
 from fusevol.driver.contents import Contents
 from fusevol.driver.context import POOL_LABEL, Context, pool_of
+from fusevol.driver.control import Control
 from fusevol.driver.mounting import Mounting, absolute
 from fusevol.driver.rawbytes import RawBytes
 from fusevol.driver.reconciliation import Reconciled, reconcile
 from fusevol.driver.snapshots import CLONE_LABEL, Snapshots
-from fusevol.driver.specs import check_labels, check_spec, own_labels
+from fusevol.driver.specs import check_labels, check_spec, followed, own_labels
 from fusevol.driver.statistics import Statistics
 from fusevol.driver.together import Together
 from fusevol.driver.upkeep import Upkeep
@@ -301,12 +302,23 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
             # The record first, since a name may be taken. A mount that does not follow at once does when mounted anew.
             control = self.context.control(volume)
             after = await self.context.change(volume_id, change)
-            if new != old and control:
-                try:
-                    await control.resize(new)
-                except FusevolError:
-                    await self.context.change(volume_id, lambda now: _as_before(now, after, volume))
-                    raise
+            if control:
+                await self._follow(control, volume, after)
+
+    async def _follow(self, control: Control, before: Volume, after: Volume) -> None:
+        """Have a mount go by a changed record; where it does not, undo the change."""
+        reload = followed(before.spec) != followed(after.spec)
+        try:
+            if reload:
+                await control.reload()
+            if before.spec.size != after.spec.size:
+                await control.resize(after.spec.size)
+        except FusevolError:
+            await self.context.change(after.id, lambda now: _as_before(now, after, before))
+            if reload:
+                with suppress(FusevolError):
+                    await control.reload()
+            raise
 
     async def _check_size(self, volume: Volume, size: int) -> None:
         if size == 0 or (volume.spec.size and size > volume.spec.size):

@@ -1,23 +1,26 @@
 """The process that serves one mounted volume: what `spawn` runs for `fusevol mount`."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import trio
 
-from fusevol.api import Volume
+from fusevol.api import IoThrottle, Volume
 from fusevol.driver import snapmounts
 from fusevol.driver.attachment import attached, believed, detached, server_of
 from fusevol.driver.context import Context
 from fusevol.driver.mounts import detach_dead
+from fusevol.driver.snapshots import Snapshots
 from fusevol.errors import FusevolError, NotSupported, VolumeBusy, VolumeNotFound
 from fusevol.home import Home
+from fusevol.log import Snapshot
 from fusevol.mount.options import MountOptions
 from fusevol.mount.process import Arguments
 from fusevol.mount.serving import serve_snapshot, serve_volume
+from fusevol.mount.settings import Outside, Settings
 from fusevol.store.processes import Process
 
 __all__ = ["mount_options", "serve_mount", "serve_snapshot_mount"]
@@ -39,6 +42,38 @@ def mount_options(options: Mapping[str, str], name: str) -> tuple[MountOptions, 
         else:
             words.append(f"{key}={value}" if value else key)
     return MountOptions(fsname=name).with_words(words, also="control=" + "|".join(_CONTROL)), control
+
+
+class _Record(Outside):
+    """The record of a volume that this process serves."""
+
+    def __init__(self, context: Context, volume_id: str) -> None:
+        self._context = context
+        self._id = volume_id
+
+    async def settings(self) -> Settings:
+        return _settings(await self._context.store.get_vol(self._id))
+
+    async def check_unused(self, snapshot: str) -> None:
+        found = await self._context.store.named(snapshot, parent=self._id)
+        if found is not None:
+            volume = await self._context.store.get_vol(self._id)
+            snapmounts.refuse_if_mounted(volume.locator.name, found, "deleted")
+
+    async def snapshots_changed(self, snapshots: Sequence[Snapshot]) -> None:
+        await Snapshots(self._context).record(await self._context.store.get_vol(self._id), snapshots)
+
+    async def note(self, failure: str) -> None:
+        await self._context.change(self._id, lambda volume: msgspec.structs.replace(volume, error=failure))
+
+
+def _settings(volume: Volume) -> Settings:
+    """What a mount of a volume or snapshot is to go by."""
+    spec = volume.spec
+    return Settings(
+        snapshot_interval=spec.snapshot_interval, snapshot_schedule=spec.snapshot_schedule,
+        io_throttle=spec.io_throttle or IoThrottle(), readahead=spec.readahead, created=volume.ctime.timestamp(),
+    )  # fmt: skip
 
 
 async def serve_mount(arguments: Arguments, ready: Callable[[], None]) -> None:
@@ -63,16 +98,11 @@ async def serve_mount(arguments: Arguments, ready: Callable[[], None]) -> None:
             context.refuse_if_mounted(believed(volume), "mounted twice")
             return attached(volume, path, server, options)
 
-        async def check_unused(snapshot: str) -> None:
-            found = await context.store.named(snapshot, parent=volume_id)
-            if found is not None:
-                snapmounts.refuse_if_mounted(name, found, "deleted")
-
         await context.change(volume_id, take)
         try:
             await serve_volume(
                 context.backend_of(record), volume_id, Path(path), name=name, ready=ready, size=record.spec.size,
-                control=control, options=mounting, check_unused=check_unused,
+                control=control, options=mounting, outside=_Record(context, volume_id),
             )  # fmt: skip
         except FusevolError as error:
             failure = str(error)
@@ -109,7 +139,7 @@ async def serve_snapshot_mount(arguments: Arguments, ready: Callable[[], None]) 
         try:
             await serve_snapshot(
                 context.backend_of(record), volume.id, record.locator.name, Path(path), name=name, ready=ready,
-                options=mounting,
+                options=mounting, settings=_settings(volume),
             )  # fmt: skip
         except FusevolError as error:
             failure = str(error)

@@ -17,6 +17,7 @@ from fusevol.api import Source, Volume, VolumeLocator, VolumeState, VolumeStatus
 from fusevol.driver import snapmounts
 from fusevol.driver.context import POOL_LABEL, Context, pool_of
 from fusevol.errors import AlreadyExists, FusevolError, SnapshotNotFound, VolumeNotFound
+from fusevol.mount.schedule import SCHEDULE_LABEL
 
 if TYPE_CHECKING:
     from fusevol.log import LogVolume, Snapshot
@@ -36,6 +37,8 @@ def snapshot_record(volume: Volume, snapshot: "Snapshot") -> Volume:
         labels[AUTO_LABEL] = "restore"
     elif CLONE_LABEL in labels:
         labels[AUTO_LABEL] = "clone"
+    elif SCHEDULE_LABEL in labels:
+        labels[AUTO_LABEL] = "schedule"
     return Volume(
         id=str(uuid.uuid5(uuid.UUID(volume.id), str(snapshot.id))),
         locator=VolumeLocator(name=snapshot.name, volume_labels=labels),
@@ -71,6 +74,10 @@ class Snapshots:
             else record
             for record in records
         ]
+
+    async def record(self, volume: Volume, found: Iterable["Snapshot"]) -> None:
+        """Bring the records up to date with the snapshots that the log has."""
+        await self._record(volume, [snapshot_record(volume, snapshot) for snapshot in found])
 
     async def _record(self, volume: Volume, snapshots: Iterable[Volume]) -> dict[str, Volume]:
         """Bring the records up to date; return those that there were before, by id."""

@@ -6,17 +6,20 @@ from collections.abc import Mapping
 from fusevol.api import Volume, VolumeSpec
 from fusevol.driver.context import POOL_LABEL, RESERVED_LABELS
 from fusevol.errors import InvalidArgument, NotSupported
+from fusevol.mount.schedule import parse_schedule
 
-__all__ = ["check_labels", "check_spec", "own_labels"]
+__all__ = ["check_labels", "check_spec", "followed", "own_labels"]
 
 #: Fields of a spec that may have any value.
-_FREE = frozenset({"size", "sticky", "group", "mount_options"})
+_FREE = frozenset(
+    {"size", "sticky", "group", "mount_options", "snapshot_interval", "snapshot_schedule", "io_throttle", "readahead"}
+)
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}")
 _VALUE_MAX = 255
 
 
 def check_spec(spec: VolumeSpec) -> None:
-    """Raise NotSupported for a field with a value that would have no effect, InvalidArgument for mount options.
+    """Raise NotSupported for a field whose value would have no effect, InvalidArgument for one that makes no sense.
 
     cos and io_profile are hints, but there is nothing yet that would take them.
     """
@@ -24,10 +27,16 @@ def check_spec(spec: VolumeSpec) -> None:
     for field in spec.__struct_fields__:
         if field not in _FREE and getattr(spec, field) != getattr(default, field):
             raise NotSupported(f"{field}: this driver does not support {_shown(getattr(spec, field))}")
+    parse_schedule(spec.snapshot_schedule, spec.snapshot_interval)
     if spec.mount_options:
         from fusevol.driver.server import mount_options
 
         mount_options(spec.mount_options, "volume")
+
+
+def followed(spec: VolumeSpec) -> tuple[object, ...]:
+    """What of a spec a mount goes by as soon as it changes; its size aside, which has a way of its own."""
+    return spec.snapshot_interval, spec.snapshot_schedule, spec.io_throttle, spec.readahead
 
 
 def _shown(value: object) -> str:

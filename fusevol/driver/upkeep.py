@@ -247,6 +247,7 @@ class Upkeep:
             for path in record.attach_path
             if is_ours(mount_at(path))
         ]
+        problems += [f'volume "{volume.locator.name}": {volume.error}' for volume in volumes if volume.error]
         # Of very many, those that somebody mounted by itself.
         snapshots = [record for record in await context.store.in_state(VolumeState.ATTACHED) if record.is_snapshot]
         mounts_of_snapshots = sum(len(snapmounts.servers(record)) for record in snapshots)

@@ -295,6 +295,11 @@ class LogVolume:
         """All snapshots, oldest first."""
         return sorted(self.state.history.snapshots.values(), key=lambda snapshot: snapshot.id)
 
+    def unchanged_since(self, snapshot: Snapshot) -> bool:
+        """Whether the live volume is what a snapshot holds, with no write or discard between them."""
+        live = self.path.live
+        return live.tree.blob == snapshot.root and not live.dirty and not live.frozen
+
     async def snapshot(self, name: str, labels: dict[str, str] | None = None, prepare: Prepare = None) -> Snapshot:
         """Take a snapshot of everything written before the call. Independent of the volume's size.
 

@@ -19,6 +19,7 @@ from fusevol.fs.layout import BLOCK, ROOT
 from fusevol.mount.nodes import CONTROL_NODE, Node
 from fusevol.mount.quiesce import parse_seconds
 from fusevol.mount.served import Served, snapshot_record
+from fusevol.mount.steering import Steering
 
 __all__ = ["Control", "NoControl"]
 
@@ -34,8 +35,9 @@ Write = Callable[[str], Awaitable[object]]
 class Control:
     """The control files of one mount. mode: "rw", "ro" (nothing to write to) or "off" (no directory)."""
 
-    def __init__(self, served: Served, mode: str = "rw", uid: int = 0, gid: int = 0) -> None:
+    def __init__(self, served: Served, steering: Steering, mode: str = "rw", uid: int = 0, gid: int = 0) -> None:
         self._served = served
+        self._steering = steering
         self._mode = mode
         self._owner = (uid, gid)
         self._now = time.time_ns()
@@ -50,6 +52,7 @@ class Control:
             b"unquiesce": (self._quiesced, self._unquiesce),
             b"reclaim": (self._reclaimable, self._reclaim),
             b"size": (self._size, self._resize),
+            b"settings": (self._settings, self._reload),
             b"used_size": (served.used_size, None),
             b"active_requests": (self._active_count, None),
             b"requests": (self._active, None),
@@ -232,6 +235,12 @@ class Control:
             raise OSError(errno.EINVAL, "not a number of bytes")
         await self._served.resize(int(text))
 
+    async def _settings(self) -> object:
+        return self._steering.state()
+
+    async def _reload(self, _: str) -> None:
+        await self._steering.reload()
+
     async def _last_snapshot(self) -> object:
         last = self._served.last_snapshot
         return snapshot_record(last) if last else None
@@ -249,7 +258,7 @@ class Control:
         return self._served.active()
 
     async def _status(self) -> object:
-        return self._served.status()
+        return self._served.status() | {"schedule": self._steering.scheduler.state()}
 
     async def _volume(self) -> object:
         return {

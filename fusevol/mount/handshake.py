@@ -58,6 +58,7 @@ async def shake_hands(operations: pyfuse3.Operations, device: int, options: Moun
                 request,
                 library,
                 max_request=options.max_request,
+                max_readahead=options.read_ahead_kb << 10,
                 max_background=options.max_background,
                 congestion_threshold=options.congestion_threshold,
                 dont_mask=getattr(operations, "applies_umask", False),

@@ -23,6 +23,7 @@ from fusevol.fs.xattrs import hidden
 from fusevol.mount.handling import Handling, change, handler
 from fusevol.mount.nodes import CONTROL_NAME, Node
 from fusevol.mount.privileges import drop_privileges, in_group
+from fusevol.mount.throttle import Throttle
 
 __all__ = ["VolumeOperations"]
 
@@ -42,6 +43,23 @@ class VolumeOperations(Handling):
     applies_umask = True
 
     # -- helpers ----------------------------------------------------------------------------------
+
+    def obey(self, throttle: Throttle) -> None:
+        """Have reads and writes wait as `throttle` says. Where it bounds none of them, they do not even ask it."""
+        self._throttle = throttle
+        throttle.told = self._choose_handlers
+        self._choose_handlers()
+
+    def _choose_handlers(self) -> None:
+        limits = self._throttle.limits
+        for name, bounds, waiting in (
+            ("read", (limits.read_iops, limits.read_bw_mbytes), self._waiting_read),
+            ("write", (limits.write_iops, limits.write_bw_mbytes), self._waiting_write),
+        ):
+            # pyfuse3 looks them up for every request; what the object has comes before what its class has.
+            self.__dict__.pop(name, None)
+            if any(bounds):
+                setattr(self, name, waiting)
 
     def _live(self, node: int) -> tuple[Filesystem, int]:
         """The live filesystem and the inode number, for a change. Raises OSError(EROFS, ESTALE)."""
@@ -302,6 +320,20 @@ class VolumeOperations(Handling):
         self.requests.counters.writes += 1
         self.requests.counters.write_bytes += written
         return written
+
+    # Before they count as changes, so that those who hold changes back need not wait for them.
+
+    async def _waiting_read(self, handle: int, offset: int, size: int) -> bytes:
+        if not self.control.owns(handle):
+            with self.requests.waiting("read", handle):
+                await self._throttle.read(size)
+        return await VolumeOperations.read(self, handle, offset, size)
+
+    async def _waiting_write(self, handle: int, offset: int, data: Buffer) -> int:
+        if not self.control.owns(handle):
+            with self.requests.waiting("write", handle):
+                await self._throttle.write(len(data))
+        return await VolumeOperations.write(self, handle, offset, data)
 
     async def flush(self, handle: int) -> None:
         # Once is enough: the kernel writes dirty pages at close by itself, and asks no more after this answer.

@@ -44,7 +44,7 @@ class MountOptions:
     congestion_threshold: int = 48
     #: How many requests are handled at once; more wait in the kernel.
     max_tasks: int = 512
-    #: The mount's read-ahead, where it may be set (as root). 0 leaves the kernel's 128 KiB.
+    #: The mount's read-ahead, where it may be set (as root); elsewhere it is the kernel's 128 KiB at most. 0 for none.
     read_ahead_kb: int = 4096
     #: How much of what the machine may keep unwritten may be this mount's, in percent, where that may be set (as root).
     #: 0 leaves what the kernel gives, which is 1.

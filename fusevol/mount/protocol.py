@@ -162,6 +162,7 @@ def negotiate(
     library: InitReply,
     *,
     max_request: int,
+    max_readahead: int,
     max_background: int,
     congestion_threshold: int,
     dont_mask: bool = False,
@@ -183,7 +184,7 @@ def negotiate(
     pages = max(largest // page, 1)
     return InitReply(
         minor=min(kernel.minor, library.minor),
-        max_readahead=kernel.max_readahead,
+        max_readahead=min(kernel.max_readahead, max_readahead),
         flags=flags,
         max_background=max_background,
         congestion_threshold=min(congestion_threshold, max_background),

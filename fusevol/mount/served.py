@@ -14,6 +14,7 @@ from fusevol.log import LogVolume, Snapshot
 from fusevol.mount.nodes import Nodes
 from fusevol.mount.quiesce import Quiesce
 from fusevol.mount.requests import Requests
+from fusevol.mount.settings import Outside
 
 __all__ = ["Served"]
 
@@ -25,7 +26,7 @@ class Served:
 
     sync_kernel: makes the kernel hand over what it holds back (syncfs), without blocking the loop.
     forget_tree: makes the kernel forget all it knows of the tree, given the names in the root before and after.
-    check_unused: raises VolumeBusy for the name of a snapshot that is in use outside of this process.
+    outside: who keeps the volume's record.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Served:
         name: str,
         sync_kernel: Callable[[], Awaitable[None]],
         forget_tree: Callable[[set[bytes]], Awaitable[None]],
-        check_unused: Callable[[str], Awaitable[None]],
+        outside: Outside,
     ) -> None:
         self.volume = volume
         self.nodes = nodes
@@ -49,7 +50,7 @@ class Served:
         self.commit_error: FusevolError | None = None
         self._sync_kernel = sync_kernel
         self._forget_tree = forget_tree
-        self._check_unused = check_unused
+        self._outside = outside
         self._views: dict[int, AsyncExitStack] = {}
         self._changing = trio.Lock()
 
@@ -111,6 +112,16 @@ class Served:
             self.last_snapshot = await self.nodes.filesystem.snapshot(name, labels)
             return self.last_snapshot
 
+    async def snapshot_if_changed(self, name: str, labels: dict[str, str], since: Snapshot | None) -> Snapshot | None:
+        """As `snapshot`, which this does not show as the last one; None where nothing was written after `since`."""
+        async with self._changing:
+            if not self.quiesce.held:
+                await self._sync_kernel()
+            await self.nodes.filesystem.sync()
+            if since is not None and self.volume.unchanged_since(since):
+                return None
+            return await self.nodes.filesystem.snapshot(name, labels)
+
     async def restore(self, name: str) -> Snapshot:
         """Turn the live tree to a snapshot; return the safety snapshot.
 
@@ -149,7 +160,7 @@ class Served:
         that is read is compared with its checksum.
         """
         async with self._changing:
-            await self._check_unused(name)
+            await self._outside.check_unused(name)
             for snapshot in self.volume.snapshots():
                 if snapshot.name == name:
                     await self.close_snapshot(snapshot.id)

@@ -4,13 +4,15 @@ import dataclasses
 import errno
 import logging
 import os
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import trio
 
 from fusevol.backends.base import Backend
+from fusevol.errors import NotSupported
 from fusevol.fs import Filesystem, fetch_metadata, load_filesystem, open_snapshot
 from fusevol.fs.layout import ROOT
 from fusevol.log import LogOptions, LogVolume, open_volume
@@ -22,6 +24,7 @@ from fusevol.mount.kernel import (
     invalidate_entry,
     invalidate_inode,
     set_max_background,
+    set_read_ahead,
     sync_filesystem,
 )
 from fusevol.mount.mounttable import Mount, find, places, resolve
@@ -30,8 +33,12 @@ from fusevol.mount.operations import VolumeOperations
 from fusevol.mount.options import MountOptions
 from fusevol.mount.quiesce import Quiesce
 from fusevol.mount.requests import Requests
+from fusevol.mount.scheduler import Scheduler
 from fusevol.mount.served import Served
 from fusevol.mount.session import serve
+from fusevol.mount.settings import Outside, Settings
+from fusevol.mount.steering import Steering
+from fusevol.mount.throttle import Throttle
 
 __all__ = ["serve_snapshot", "serve_volume"]
 
@@ -41,10 +48,6 @@ log = logging.getLogger(__name__)
 _FORGET_SECONDS = 1.0
 #: How many requests are served while as many changes wait as may, when a volume is quiesced.
 _SERVED_WHILE_QUIESCED = 32
-
-
-async def _always_unused(_: str) -> None:
-    """Nobody else uses any snapshot."""
 
 
 async def serve_volume(
@@ -58,22 +61,30 @@ async def serve_volume(
     control: str = "rw",
     options: MountOptions | None = None,
     log_options: LogOptions | None = None,
-    check_unused: Callable[[str], Awaitable[None]] = _always_unused,
+    outside: Outside | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> None:
     """Attach a volume, mount it, and serve it until it is unmounted or this is cancelled; then make all durable.
 
     size: the quota in bytes, 0 for none. control: "rw", "ro" or "off". ready: called once the mount answers.
-    check_unused: called before a snapshot of that name is deleted; raises VolumeBusy where others have it mounted.
+    outside: who keeps the volume's record. clock: seconds since 1970, by which snapshots are due.
 
-    Raises as `open_volume`, `load_filesystem` and `session.serve`. When it returns without an error, everything that
-    was written is durable.
+    Raises as `Outside.settings`, `open_volume`, `load_filesystem` and `session.serve`. When it returns without an
+    error, everything that was written is durable.
     """
+    outside = outside or Outside()
+    settings = await outside.settings()
     async with open_volume(backend, volume_id, options=log_options) as volume:
         filesystem = await load_filesystem(volume)
         if filesystem.size != size:
             filesystem.resize(size)
-        options = options or MountOptions(fsname=name)
-        await _serve(volume, filesystem, mountpoint, name, ready, control, options, check_unused)
+        options = reading_ahead(options or MountOptions(fsname=name), settings.readahead)
+        await _serve(volume, filesystem, mountpoint, name, ready, control, options, outside, settings, clock)
+
+
+def reading_ahead(options: MountOptions, wanted: bool) -> MountOptions:
+    """Mount options with or without reading ahead."""
+    return options if wanted else dataclasses.replace(options, read_ahead_kb=0)
 
 
 async def serve_snapshot(
@@ -85,11 +96,12 @@ async def serve_snapshot(
     name: str,
     ready: Callable[[], None],
     options: MountOptions,
+    settings: Settings,
 ) -> None:
     """Mount one snapshot of a volume, read-only, and serve it until it is unmounted or this is cancelled.
 
     The volume is not attached: it may be mounted elsewhere, and written. Whoever calls this has to keep the snapshot
-    from being deleted. name: how the mount calls it.
+    from being deleted. name: how the mount calls it. settings: it goes by those on reading.
 
     Raises SnapshotNotFound, and as `open_volume` for reading, `open_snapshot` and `session.serve`.
     """
@@ -99,10 +111,12 @@ async def serve_snapshot(
             # Nothing changes here, so there is nothing to hold back, either.
             quiesce = Quiesce(lambda: False, _nothing, 1)
             operations = VolumeOperations(Nodes(tree), NoControl(), Requests(), quiesce, log.error)
+            operations.obey(Throttle(settings.io_throttle))
+            options = reading_ahead(dataclasses.replace(options, read_only=True), settings.readahead)
             async with trio.open_nursery() as nursery:
                 if volume.traits.remote:
                     nursery.start_soon(fetch_metadata, view)
-                await serve(operations, mountpoint, dataclasses.replace(options, read_only=True), ready=ready)
+                await serve(operations, mountpoint, options, ready=ready)
                 nursery.cancel_scope.cancel()
         finally:
             tree.close()
@@ -120,7 +134,9 @@ async def _serve(
     ready: Callable[[], None],
     control: str,
     options: MountOptions,
-    check_unused: Callable[[str], Awaitable[None]],
+    outside: Outside,
+    settings: Settings,
+    clock: Callable[[], float],
 ) -> None:
     device: int | None = None
     mounted: Mount | None = None
@@ -168,11 +184,29 @@ async def _serve(
         with suppress(OSError):
             await invalidate_inode(ROOT)
 
+    async def read_ahead(wanted: bool) -> None:
+        kib = reading_ahead(MountOptions(), wanted).read_ahead_kb
+        if mounted is None or not set_read_ahead(mounted, kib):
+            raise NotSupported(
+                f'volume "{name}": what is read ahead can only be changed by root while it is mounted',
+                hint="unmount it first",
+            )
+
     nodes, requests = Nodes(filesystem), Requests()
     quiesce = Quiesce(gone, widen, max(1, options.max_tasks - _SERVED_WHILE_QUIESCED))
-    served = Served(volume, nodes, requests, quiesce, name, sync_kernel, forget_tree, check_unused)
-    files = Control(served, control, os.geteuid(), os.getegid())
+    served = Served(volume, nodes, requests, quiesce, name, sync_kernel, forget_tree, outside)
+    throttle, scheduler = Throttle(settings.io_throttle), Scheduler(served, outside, settings, clock)
+    files = Control(
+        served, Steering(outside, settings, throttle, scheduler, read_ahead), control, os.geteuid(), os.getegid()
+    )
     operations = VolumeOperations(nodes, files, requests, quiesce, log.error)
+    operations.obey(throttle)
+
+    def answers() -> None:
+        # Not before, since it needs the mount to answer.
+        nursery.start_soon(scheduler.run)
+        ready()
+
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(served.commit_forever)
@@ -181,8 +215,9 @@ async def _serve(
                 nursery.start_soon(fetch_metadata, volume)
             # When this is cancelled, what waits goes on first, or unmounting would wait for it.
             nursery.start_soon(quiesce.run)
+            nursery.start_soon(throttle.run)
             try:
-                await serve(operations, mountpoint, options, ready=ready, connected=connected)
+                await serve(operations, mountpoint, options, ready=answers, connected=connected)
             finally:
                 nursery.cancel_scope.cancel()
     finally:

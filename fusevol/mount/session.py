@@ -96,6 +96,8 @@ async def _open(operations: pyfuse3.Operations, target: Path, options: MountOpti
             await in_thread(lambda: unmount(mounted, detach=True))
             if not isinstance(error, NotSupported):
                 raise
+            if not options.read_ahead_kb and os.geteuid():
+                raise
             log.warning("%s; serving without the handshake, which is slower", error)
         else:
             log.debug("mounted on %s with requests of up to %d bytes", target, reply.max_write)
@@ -184,8 +186,7 @@ class _Session:
 
     async def _first_request(self) -> None:
         """Set how much is read ahead and kept unwritten, and see that the mount answers, or else has ended."""
-        if self._options.read_ahead_kb:
-            set_read_ahead(self._mounted, self._options.read_ahead_kb)
+        set_read_ahead(self._mounted, self._options.read_ahead_kb)
         if self._options.dirty_share:
             set_dirty_share(self._mounted, self._options.dirty_share)
         with contextlib.suppress(OSError):

@@ -1,6 +1,7 @@
 """Whatever goes wrong is one line on stderr, and an exit status; never a traceback, and nothing is changed."""
 
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -52,7 +53,7 @@ def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ("create web --label a=1 --label a=2", "label 'a' is given twice", None),
         ("create web --label fusevol.pool=x", None, None),
         ("create web --pool nope", 'there is no pool "nope"; known: default', "describe it in"),
-        ("set web", "there is nothing to change", "give --size"),
+        ("set web", "there is nothing to change", "fusevol set --help"),
         ("top --interval 0", "--interval 0 is not between 0.1 and 3600 seconds", None),
         ("top --count 0", "--count 0 is less than 1", None),
         ("du web --depth -1", "--depth -1 is less than 0", None),
@@ -310,7 +311,7 @@ def test_home_is_moved_before_the_command(given: str, made: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["colour=red"], "there is no option 'colour'; known: size, pool, from, sticky, control, mount"),
+        (["colour=red"], "there is no option 'colour'; known: size, pool, from, sticky, group, "),
         (["size"], "option 'size' is not of the form size=VALUE"),
         (["size="], "option 'size' is not of the form size=VALUE"),
         (["size=10X"], "option 'size': '10X' is not a size"),
@@ -320,11 +321,46 @@ def test_home_is_moved_before_the_command(given: str, made: str) -> None:
         (["mount=fast"], 'mount option "fast" is not known'),
         (["mount=control=ro"], "option 'mount': the control directory has an option of its own"),
         (["pool=nope"], 'there is no pool "nope"; known: default'),
+        (["mount=ro", "mount_options=ro"], "option 'mount' is given twice"),
+        (["labels=a"], "label 'a' is not of the form KEY=VALUE"),
+        (["snap_schedule=hourly"], "snapshot_schedule: 'hourly' is not part of a schedule"),
+        (["snap_schedule="], "option 'snap_schedule' is not of the form snap_schedule=VALUE"),
+        (["snap_interval=-5"], "option 'snap_interval': '-5' is not a number from 0"),
+        (["snap_interval=1000000"], "snapshot_interval: 1000000 is not between 1 and 527040 minutes"),
+        (["read_iops=many"], "option 'read_iops': 'many' is not a number from 0"),
+        (["readahead=maybe"], "option 'readahead': 'maybe' is neither true nor false"),
     ],
 )
 def test_options_of_create_are_strict(fusevol: Fusevol, options: list[str], said: str) -> None:
     assert said in fusevol.fails("create", "web", *(f"--opt={option}" for option in options), status=2)
     assert fusevol.json("ls") == []
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("snap_schedule=policy=gold", "snapshot_schedule: there are no policies here"),
+        ("block_size=512", "block_size: this driver does not support 512"),
+        ("fs=ext4", "fs: this driver does not support ext4"),
+        ("io_profile=db", "io_profile: this driver does not support db"),
+        ("cos=high", "cos: this driver does not support high"),
+        ("shared=true", "shared: this driver does not support true"),
+        ("secure=true", "secure: this driver does not support true"),
+        ("compressed=true", "compressed: this driver does not support true"),
+        ("dedupe=true", "dedupe: this driver does not support true"),
+    ],
+)
+def test_what_openstorage_has_and_this_does_not_is_refused_by_name(fusevol: Fusevol, option: str, said: str) -> None:
+    assert said in fusevol.fails("create", "web", "--opt", option)
+    fusevol("create", "web")
+    before = fusevol.json("inspect", "web")
+    assert said in fusevol.fails("set", "web", "--opt", option)
+    assert fusevol.json("inspect", "web") == before
+
+
+def test_what_openstorage_has_and_this_does_not_may_be_said_not_to_be_wanted(fusevol: Fusevol) -> None:
+    words = ("fs=fuse", "block_size=4096", "shared=false", "secure=false", "compressed=false", "dedupe=false")
+    assert fusevol("create", "web", *(f"--opt={word}" for word in words))
 
 
 def test_an_option_and_its_flag_are_not_both_taken(fusevol: Fusevol) -> None:
@@ -340,3 +376,29 @@ def test_options_of_create_say_the_same_as_flags(fusevol: Fusevol) -> None:
     assert made["mount_options"] == {"noatime": "", "nosuid": "", "control": "ro"}
     assert "noatime,nosuid,control=ro" in fusevol("inspect", "web")
     assert fusevol.json("create", "copy", "--opt", "from=web")["parent"] == "web"
+
+
+def test_schedule_bounds_and_group_are_set_shown_and_taken_back(fusevol: Fusevol) -> None:
+    flags = ("--snap-schedule", "daily=03:00,2", "--snap-interval", "15", "--throttle", "read_iops=9,write_bw_mbytes=3",
+             "--no-readahead", "--group", "shop")  # fmt: skip
+    made = fusevol.json("create", "web", *flags, "--opt", "labels=a=b,c=d", "--label", "e=f")
+    assert (made["snapshot_schedule"], made["snapshot_interval"], made["next_snapshot"]) == ("daily=03:00,2", 15, None)
+    assert made["io_throttle"] == {"read_iops": 9, "write_iops": 0, "read_bw_mbytes": 0, "write_bw_mbytes": 3}
+    assert (made["readahead"], made["group"], made["labels"]) == (False, "shop", {"a": "b", "c": "d", "e": "f"})
+    shown = fusevol("inspect", "web")
+    for line in (r"group: +shop", r"snapshot interval: +15 min", r"snapshot schedule: +daily=03:00,2",
+                 r"next snapshot: +when it is mounted", r"throttle: +read_iops=9,write_bw_mbytes=3",
+                 r"readahead: +no"):  # fmt: skip
+        assert re.search(f"^{line}$", shown, re.MULTILINE), shown
+    changed = fusevol.json("set", "web", "--opt", "write_iops=7", "--throttle", "read_iops=0", "--opt", "control=ro")
+    assert changed["io_throttle"] == {"read_iops": 0, "write_iops": 7, "read_bw_mbytes": 0, "write_bw_mbytes": 3}
+    assert changed["mount_options"] == {"control": "ro"}
+    changed = fusevol.json("set", "web", "--opt", "mount=noatime", "--snap-interval", "0", "--snap-schedule", "",
+                           "--throttle", "none", "--readahead", "--group", "")  # fmt: skip
+    assert changed["mount_options"] == {"noatime": "", "control": "ro"}
+    assert changed["io_throttle"] is None
+    assert (changed["snapshot_schedule"], changed["snapshot_interval"], changed["group"]) == ("", 0, "")
+    assert changed["readahead"] is True
+    assert "is no bound" in fusevol.fails("set", "web", "--throttle", "speed=9", status=2)
+    assert "'pool' can only be given when a volume is made" in fusevol.fails("set", "web", "--opt=pool=x", status=2)
+    assert "'a' is given twice" in fusevol.fails("set", "web", "--opt=labels=a=b", "--label", "a=c", status=2)

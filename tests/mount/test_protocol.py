@@ -26,7 +26,10 @@ LIBRARY = InitReply(
 
 
 def agreed(kernel: InitRequest = KERNEL, library: InitReply = LIBRARY, *, dont_mask: bool = False) -> InitReply:
-    return negotiate(kernel, library, max_request=MIB, max_background=64, congestion_threshold=48, dont_mask=dont_mask)
+    return negotiate(
+        kernel, library, max_request=MIB, max_readahead=4 * MIB, max_background=64, congestion_threshold=48,
+        dont_mask=dont_mask,
+    )  # fmt: skip
 
 
 def with_flags(flags: InitFlag) -> InitRequest:

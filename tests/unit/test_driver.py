@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from fusevol.api import (
-    IoThrottle,
+    IoStrategy,
     LocatorUpdate,
     Source,
     SpecUpdate,
@@ -156,9 +156,9 @@ async def test_a_bad_name_is_refused_and_nothing_is_made(driver: LocalDriver, na
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("ephemeral", True), ("block_size", 512), ("snapshot_interval", 5), ("snapshot_schedule", "daily=12:00"),
+        ("ephemeral", True), ("block_size", 512), ("snapshot_schedule", "policy=gold"),
         ("shared", True), ("encrypted", True), ("compressed", True), ("dedupe", True), ("checksummed", False),
-        ("io_throttle", IoThrottle(read_iops=5)), ("format", "ext4"), ("readahead", False),
+        ("format", "ext4"), ("io_strategy", IoStrategy(direct_io=True)),
         ("cos", "high"), ("io_profile", "db"),
     ],
 )  # fmt: skip
