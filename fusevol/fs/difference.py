@@ -84,6 +84,7 @@ async def compare_filesystems(old: LogVolume | SnapshotView, new: LogVolume | Sn
     try:
         for side in sides.keys() - there.keys():
             _without_files(metadata, side)
+        metadata.begin()
         return await _Comparison(metadata, sides, whole=len(there) < len(sides)).run()
     finally:
         metadata.close()

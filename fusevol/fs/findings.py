@@ -95,6 +95,10 @@ class MetadataReader:
         for _ in self.rows(sql, *bindings):
             pass
 
+    def begin(self) -> None:
+        """Stay in one transaction from here on: else each query first asks whether the database was changed."""
+        self.run("BEGIN")
+
     def rows(self, sql: str, *bindings: Any) -> Iterator[tuple[Any, ...]]:
         """The rows of a query, one at a time."""
         try:

@@ -53,6 +53,7 @@ async def shares_of(volume: LogVolume | SnapshotView, path: Sequence[bytes] = ()
         return [Share(b"/", 0, 0, 0, 0)]
     metadata = MetadataReader(volume)
     try:
+        metadata.begin()
         ino, mode = _find(metadata, path)
         top = b"/" + b"/".join(path)
         if not stat.S_ISDIR(mode):
