@@ -6,7 +6,7 @@ aside a run of addresses as long as itself, so that its extents stay few (addres
 """
 
 import errno
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 
 from fusevol.api.io import Buffer
 from fusevol.fs.clock import now
@@ -39,7 +39,8 @@ class FileData(FileReader):
         self._next = database.counter("next_block", 0)
         self.limit = database.counter("size", 0) >> _SHIFT
         self.used = database.total("blocks", TOTAL_BLOCKS)
-        self._touched: dict[int, Inode] = {}
+        #: Files with changed extents, and the blocks that these begin at, or began at.
+        self._touched: dict[int, tuple[Inode, set[int]]] = {}
         self._freed: list[tuple[int, int]] = []
 
     # -- extents ----------------------------------------------------------------------------------
@@ -61,21 +62,24 @@ class FileData(FileReader):
         if at and extents[at - 1][0] + extents[at - 1][2] == block and sum(extents[at - 1][1:]) == address:
             first, start, length = extents[at - 1]
             extents[at - 1] = (first, start, length + count)
+            block = first
         else:
             extents.insert(at, (block, address, count))
         self.used += count
         inode.blocks += count
-        self._remapped(inode)
+        self._remapped(inode).add(block)
 
     def _unmap(self, inode: Inode, first: int, end: int | None) -> None:
         """Let go of the file's blocks from `first` to before `end` (None: to its end)."""
         kept: list[Extent] = []
+        touched = self._remapped(inode)
         for block, address, count in self.extents(inode):
             last = block + count
             low, high = max(block, first), last if end is None else min(last, end)
             if low >= high:
                 kept.append((block, address, count))
                 continue
+            touched.update((block, high))
             self._freed.append((address + low - block, high - low))
             self.used -= high - low
             inode.blocks -= high - low
@@ -84,12 +88,14 @@ class FileData(FileReader):
             if high < last:
                 kept.append((high, address + high - block, last - high))
         inode.extents = kept
-        self._remapped(inode)
 
-    def _remapped(self, inode: Inode) -> None:
-        """Have extents and number of blocks written back, even if the operation fails later on."""
-        self._touched[inode.ino] = inode
+    def _remapped(self, inode: Inode) -> set[int]:
+        """Have extents and number of blocks written back, even if the operation fails later on.
+
+        Returns the set to which the blocks are to be added that changed extents begin at, or began at.
+        """
         self._inodes.changed(inode)
+        return self._touched.setdefault(inode.ino, (inode, set()))[1]
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -247,10 +253,14 @@ class FileData(FileReader):
 
     def write_back(self) -> list[tuple[int, int]]:
         """Write changed extents, counters and the discards to come into the transaction; return the latter."""
-        run, many = self._database.run, self._database.many
-        for inode in self._touched.values():
-            run("DELETE FROM extent WHERE ino = ?", (inode.ino,))
-            many("INSERT INTO extent VALUES (?, ?, ?, ?)", ((inode.ino, *extent) for extent in self.extents(inode)))
+        many = self._database.many
+        for inode, blocks in self._touched.values():
+            # No more than what changed: a file that is written all over may have very many.
+            found = {block: _beginning_at(self.extents(inode), block) for block in sorted(blocks)}
+            gone = ((inode.ino, block) for block, extent in found.items() if extent is None)
+            many("DELETE FROM extent WHERE ino = ? AND block = ?", gone)
+            there = ((inode.ino, *extent) for extent in found.values() if extent is not None)
+            many("INSERT OR REPLACE INTO extent VALUES (?, ?, ?, ?)", there)
         self._touched = {}
         freed = _joined(self._freed)
         if freed:
@@ -283,6 +293,11 @@ class FileData(FileReader):
     def _skip(self, block: int, count: int, _: str) -> None:
         """Hand out nothing up to the end of a range of which it cannot be said what is there."""
         self._next = max(self._next, block + count)
+
+
+def _beginning_at(extents: list[Extent], block: int) -> Extent | None:
+    at = bisect_left(extents, block, key=lambda extent: extent[0])
+    return extents[at] if at < len(extents) and extents[at][0] == block else None
 
 
 def _joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:

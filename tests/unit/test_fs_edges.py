@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from fusevol.log import LogVolume, create_volume, open_volume
 from fusevol.log.format import BLOCK_SHIFT
 
 ME = Caller(0, 0)
+PUNCH_HOLE = 3
 
 
 def make(filesystem: Filesystem, name: bytes, *, parent: int = ROOT, kind: int = stat.S_IFREG) -> int:
@@ -296,3 +298,37 @@ async def test_a_volume_that_nobody_changes_writes_nothing() -> None:
         for _ in range(3):
             await filesystem.sync()
         assert backend["write"].calls == before
+
+
+async def test_a_commit_writes_the_extents_that_changed_and_not_all_of_the_file() -> None:
+    async with fresh() as (fs, _):
+        file = make(fs, b"sparse")
+        for block in range(0, 4000, 2):
+            await fs.write(file, b"x" * BLOCK, block * BLOCK)
+        await fs.sync()
+        before = fs._database.connection.total_changes()
+        await fs.write(file, b"y" * BLOCK, 1001 * BLOCK)
+        await fs.sync()
+        # The inode, an extent or two, counters.
+        assert fs._database.connection.total_changes() - before < 20
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_the_extents_in_the_database_are_those_of_the_file_whatever_became_of_it(seed: int) -> None:
+    rng = random.Random(seed)
+    async with fresh() as (fs, _):
+        file = make(fs, b"file")
+        for _ in range(60):
+            block, count = rng.randrange(200), rng.randrange(1, 20)
+            what = rng.choice(["write", "write", "write", "punch", "truncate", "sync"])
+            if what == "write":
+                await fs.write(file, b"x" * BLOCK * count, block * BLOCK)
+            elif what == "punch":
+                await fs.fallocate(file, PUNCH_HOLE, block * BLOCK, count * BLOCK)
+            elif what == "truncate":
+                await fs.setattr(file, Changes(size=block * BLOCK))
+            else:
+                await fs.sync()
+        await fs.sync()
+        rows = fs._database.all("SELECT block, address, count FROM extent WHERE ino = ? ORDER BY block", (file,))
+        assert rows == fs._data.extents(fs.get(file))
