@@ -7,7 +7,7 @@ says up to when its times have been seen to.
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -100,7 +100,7 @@ class Scheduler:
                 await self._changed.wait()
 
     async def _take_due(self) -> None:
-        now, acted, failure = self._clock(), False, ""
+        now, failure = self._clock(), ""
         for kind in self._schedule.keep:
             # A clock that was set back must not stop everything until it is where it was.
             self._since[kind] = min(self._since[kind], now)
@@ -108,24 +108,20 @@ class Scheduler:
             if following is None or following > now:
                 continue
             try:
-                acted |= await self._take(kind, now)
+                await self._take(kind, now)
                 self._since[kind] = now
-                acted |= await self._retire(kind)
+                await self._retire(kind)
             except (FusevolError, OSError) as error:
                 reason = str(error) if isinstance(error, FusevolError) else error.strerror or str(error)
                 failure = f"the {kind} snapshot of {utc_text(following)} could not be taken: {reason}"
                 self._retry_at = trio.current_time() + _RETRY_SECONDS
         await self._note(failure)
-        if acted:
-            await self._tell(lambda: self._outside.snapshots_changed(self._served.volume.snapshots()))
 
-    async def _take(self, kind: str, now: float) -> bool:
-        """Take a snapshot of a kind, unless nothing was written since the last of it; whether that was done."""
+    async def _take(self, kind: str, now: float) -> None:
+        """Take a snapshot of a kind, unless nothing was written since the last of it."""
         name = self._name(kind, now)
-        taken = await self._served.snapshot_if_changed(name, {SCHEDULE_LABEL: kind}, self._last(kind))
-        if taken:
+        if await self._served.snapshot_if_changed(name, {SCHEDULE_LABEL: kind}, self._last(kind)):
             log.info("snapshot %s is taken", name)
-        return bool(taken)
 
     def _name(self, kind: str, now: float) -> str:
         """A name that is free; the minute tells it by itself unless clocks are set back."""
@@ -145,9 +141,8 @@ class Scheduler:
         found = self._of(kind)
         return found[-1] if found else None
 
-    async def _retire(self, kind: str) -> bool:
-        """Delete those of a kind that are too many, but none that is in use; whether there was any."""
-        done = False
+    async def _retire(self, kind: str) -> None:
+        """Delete those of a kind that are too many, but none that is in use."""
         for snapshot in self._of(kind)[: -self._schedule.keep[kind]]:
             try:
                 await self._served.delete_snapshot(snapshot.name)
@@ -157,8 +152,6 @@ class Scheduler:
             except SnapshotNotFound:
                 continue
             log.info("snapshot %s is deleted: %d are kept", snapshot.name, self._schedule.keep[kind])
-            done = True
-        return done
 
     async def _note(self, failure: str) -> None:
         """Remember a failure, and tell when it is a new one, or over."""
@@ -167,11 +160,7 @@ class Scheduler:
             return
         if failure:
             log.error("%s", failure)
-        await self._tell(lambda: self._outside.note(failure))
-
-    async def _tell(self, call: Callable[[], Awaitable[None]]) -> None:
         try:
-            await call()
+            await self._outside.note(failure)
         except FusevolError as error:
-            # The records are made from the log when somebody next asks for them.
-            log.warning("the records of the volume could not be brought up to date: %s", error)
+            log.warning("the record of the volume could not be brought up to date: %s", error)

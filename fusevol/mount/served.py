@@ -1,5 +1,6 @@
 """What a mount does to its volume as a whole: commits, snapshots, restores, and what it tells of itself."""
 
+import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,8 @@ from fusevol.mount.requests import Requests
 from fusevol.mount.settings import Outside
 
 __all__ = ["Served"]
+
+log = logging.getLogger(__name__)
 
 _COMMIT_SECONDS = 5.0
 
@@ -110,6 +113,7 @@ class Served:
             if not self.quiesce.held:
                 await self._sync_kernel()
             self.last_snapshot = await self.nodes.filesystem.snapshot(name, labels)
+            await self._tell()
             return self.last_snapshot
 
     async def snapshot_if_changed(self, name: str, labels: dict[str, str], since: Snapshot | None) -> Snapshot | None:
@@ -120,7 +124,17 @@ class Served:
             await self.nodes.filesystem.sync()
             if since is not None and self.volume.unchanged_since(since):
                 return None
-            return await self.nodes.filesystem.snapshot(name, labels)
+            taken = await self.nodes.filesystem.snapshot(name, labels)
+            await self._tell()
+            return taken
+
+    async def _tell(self) -> None:
+        """Have the records say which snapshots there are."""
+        try:
+            await self._outside.snapshots_changed(self.volume.snapshots())
+        except FusevolError as error:
+            # They are made from the log when somebody next asks for them.
+            log.warning("the records of the volume could not be brought up to date: %s", error)
 
     async def restore(self, name: str) -> Snapshot:
         """Turn the live tree to a snapshot; return the safety snapshot.
@@ -136,6 +150,7 @@ class Served:
                 self.nodes.replaced(await load_filesystem(self.volume))
             await self._forget_tree(before | self._root_names())
             self.last_restore = {"restored": name, "safety_snapshot": safety.name}
+            await self._tell()
             return safety
 
     def _root_names(self) -> set[bytes]:
@@ -165,6 +180,7 @@ class Served:
                 if snapshot.name == name:
                     await self.close_snapshot(snapshot.id)
             await self.volume.delete_snapshot(name)
+            await self._tell()
 
     async def reclaim(self) -> None:
         """Give back all dead space there is. Raises VolumeBusy while changes are held back, and as `flush`."""

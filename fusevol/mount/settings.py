@@ -50,7 +50,7 @@ class Outside:
         """Raise VolumeBusy for the name of a snapshot that is in use outside of this process."""
 
     async def snapshots_changed(self, snapshots: Sequence[Snapshot]) -> None:
-        """The mount has taken or deleted snapshots by itself; these are there now."""
+        """Snapshots were taken or deleted; these are there now."""
 
     async def note(self, failure: str) -> None:
         """Write down, in one line, why a snapshot that is due is not taken; "" once it is."""

@@ -220,3 +220,15 @@ def test_lost_data_is_called_so(daemon: Daemon) -> None:
     place = daemon.command.home / "place"
     place.mkdir()
     assert missing in daemon.command.fails("mount", "data", str(place))
+
+
+def test_snapshots_taken_from_inside_are_known_outside_at_once(daemon: Daemon) -> None:
+    daemon.volume("Create", "data")
+    control = Path(daemon.volume("Mount", "data", ID="a")["Mountpoint"], ".fusevol")
+    (control / "snapshot").write_text("one\n")
+    assert _status(daemon, "data")["snapshots"] == 1
+    (control / "restore").write_text("one\n")
+    assert _status(daemon, "data")["snapshots"] == 2
+    (control / "delete-snapshot").write_text("one\n")
+    assert _status(daemon, "data")["snapshots"] == 1
+    assert [volume["snapshots"] for volume in daemon.command.json("ls")] == [1]
