@@ -95,7 +95,7 @@ def _serve(name: str, path: str, options: dict[str, str], *, force: bool) -> Non
                 return driver.mounting.arguments(snapshot, path, options)
         async with driver.context.hold(volume.id, force=force) as held:
             driver.context.refuse_if_mounted(held, "mounted twice")
-            return driver.mounting.arguments(held, path, options)
+            return driver.mounting.arguments(held, path, options, force=force)
 
     found = drive(arguments)
     run(entry, found, ready=lambda: print(f'{kind_of(name)} "{name}" is mounted on {path}', flush=True))

@@ -27,7 +27,7 @@ from fusevol.store import Life, SqliteStore
 
 if TYPE_CHECKING:
     from fusevol.backends.base import Backend
-    from fusevol.log import LogVolume
+    from fusevol.log import Claim, LogVolume
 
 __all__ = ["LEFTOVER", "POOL_LABEL", "RESERVED_LABELS", "Context", "data_missing", "named", "pool_of"]
 
@@ -205,11 +205,30 @@ class Context:
     # -- the log ----------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def writing(self, volume: Volume) -> AsyncIterator["LogVolume"]:
-        """Attach the log of a held volume that is not mounted."""
+    async def writing(self, volume: Volume, *, force: bool = False) -> AsyncIterator["LogVolume"]:
+        """Attach the log of a held volume that is not mounted.
+
+        force: take it from a process of another state directory that cannot be seen from here, too.
+        """
         self.refuse_if_mounted(volume, "opened")
-        async with self._open(volume, read_only=False) as log:
+        async with self._open(volume, claim=self._claim(volume, force=force)) as log:
             yield log
+
+    def _claim(self, volume: Volume, *, force: bool = False) -> "Claim":
+        from fusevol.driver.claims import claim
+
+        return claim(volume.id, self.store.owner, self.home.path, force=force)
+
+    async def refuse_if_claimed(self, volume: Volume) -> None:
+        """Raise VolumeBusy or VolumeAttachedOnRemoteNode for a volume that another state directory has open.
+
+        Data that is missing or damaged is claimed by nobody.
+        """
+        from fusevol.log import holder_of
+
+        with named(volume), suppress(VolumeNotFound, CorruptData):
+            if holder := await holder_of(self.backend_of(volume), volume.id):
+                self._claim(volume).admit(holder)
 
     async def look(self, volume: Volume, work: Callable[["LogVolume"], Awaitable[T]]) -> T:
         """Run `work` on the log of a volume, opened for reading: as it was at its last barrier, or later.
@@ -221,20 +240,21 @@ class Context:
             raise VolumeBusy(f'volume "{volume.locator.name}" is being created or deleted')
         for _ in range(_ATTEMPTS):
             try:
-                async with self._open(volume, read_only=True) as log:
+                async with self._open(volume) as log:
                     return await work(log)
             except CorruptData as error:
                 failure = error
         raise failure
 
     @asynccontextmanager
-    async def _open(self, volume: Volume, *, read_only: bool) -> AsyncIterator["LogVolume"]:
+    async def _open(self, volume: Volume, *, claim: "Claim | None" = None) -> AsyncIterator["LogVolume"]:
+        """For writing with a claim, for reading without."""
         from fusevol.log import open_volume
 
         opened = False
         with named(volume):
             try:
-                async with open_volume(self.backend_of(volume), volume.id, read_only=read_only) as log:
+                async with open_volume(self.backend_of(volume), volume.id, read_only=claim is None, claim=claim) as log:
                     opened = True
                     yield log
             except (VolumeNotFound, CorruptData) as error:

@@ -233,6 +233,7 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
                     snapmounts.refuse_if_mounted(name, child, "deleted")
             if volume.spec.sticky:
                 raise VolumeBusy(f'volume "{name}" is sticky', hint=f"to let it go: fusevol set {name} --no-sticky")
+            await self.context.refuse_if_claimed(volume)
             await self._refuse_if_needed(volume, with_snapshots=with_snapshots)
             await self.context.change(volume_id, _deleted)
             try:
@@ -382,11 +383,12 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
     async def break_lease(self, volume_id: str) -> None:
         """Detach a volume from processes on other hosts or in other pid namespaces, which cannot be seen to have ended.
 
-        Their mounts of its snapshots are forgotten as well. Should they still run, they can write nothing more once
-        the volume is attached again. Raises VolumeNotFound, VolumeBusy while it is in use by one that runs here.
+        Their mounts of its snapshots are forgotten as well. Should they still run, they can write nothing more from
+        now on. Raises VolumeNotFound, VolumeBusy while it is in use by one that runs here.
         """
-        async with self.context.hold(volume_id, force=True) as volume:
-            self.context.refuse_if_mounted(volume, "taken from who has it")
+        async with self.context.hold(volume_id, force=True) as volume, self.context.writing(volume, force=True):
+            # Whoever else has the log open is shut out by its being opened here.
+            pass
 
     async def reconcile(self) -> Reconciled:
         """Put in order what processes that died, or a reboot, left behind, on all volumes; say what was done.

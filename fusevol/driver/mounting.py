@@ -73,10 +73,17 @@ class Mounting:
                 if not (again or (uses(volume) and not options)) or not self._context.control(volume):
                     self._context.refuse_if_mounted(volume, "mounted twice")
                 return await self._mount_again(volume, path)
-            return await self._start(serve_mount, volume, name, path, options)
+            return await self._start(serve_mount, volume, name, path, options, force=force)
 
     async def _start(
-        self, entry: "Entry", record: Volume, name: str, path: str, options: Mapping[str, str] | None
+        self,
+        entry: "Entry",
+        record: Volume,
+        name: str,
+        path: str,
+        options: Mapping[str, str] | None,
+        *,
+        force: bool = False,
     ) -> Volume:
         """Start the process that serves a volume or snapshot of that name; return its record once it is mounted."""
         from fusevol.mount.attaching import check_mountpoint
@@ -86,7 +93,7 @@ class Mounting:
         await take_away(path)
         # Before anything of the volume is touched: most mistakes are made here.
         await trio.to_thread.run_sync(check_mountpoint, Path(path))
-        arguments = self.arguments(record, path, options)
+        arguments = self.arguments(record, path, options, force=force)
         log_file = self._context.log_file(record.id)
         try:
             await trio.to_thread.run_sync(lambda: spawn(entry, arguments, log_file=log_file, title=f"{name} on {path}"))
@@ -157,10 +164,13 @@ class Mounting:
             raise BackendError(f'mounting on "{path}" failed: {error.strerror}') from error
         return after
 
-    def arguments(self, volume: Volume, path: str, options: Mapping[str, str] | None) -> dict[str, object]:
+    def arguments(
+        self, volume: Volume, path: str, options: Mapping[str, str] | None, *, force: bool = False
+    ) -> dict[str, object]:
         """What the serving process is to be told. Raises InvalidArgument for an option that is not known."""
         home = str(Path(self._context.home.path).absolute())
-        return {"home": home, "volume_id": volume.id, "path": path, "options": self._wanted(volume, options)}
+        wanted = self._wanted(volume, options)
+        return {"home": home, "volume_id": volume.id, "path": path, "options": wanted, "force": force}
 
     def _wanted(self, volume: Volume, options: Mapping[str, str] | None) -> dict[str, str]:
         """The options of a mount. What is not said is as the volume's spec has it."""

@@ -11,6 +11,7 @@ import trio
 from fusevol.api import IoThrottle, Volume
 from fusevol.driver import snapmounts
 from fusevol.driver.attachment import attached, believed, detached, server_of
+from fusevol.driver.claims import claim
 from fusevol.driver.context import Context
 from fusevol.driver.mounts import detach_dead
 from fusevol.driver.snapshots import Snapshots
@@ -79,7 +80,8 @@ def _settings(volume: Volume) -> Settings:
 async def serve_mount(arguments: Arguments, ready: Callable[[], None]) -> None:
     """Mount a volume and serve it until it is unmounted or ended by a signal; an entry for `mount.process`.
 
-    arguments: home, volume_id, path, options. Writes down in the volume's record who serves it, and how that ended.
+    arguments: home, volume_id, path, options, force (break the claim of a process that cannot be seen; may be left
+    out). Writes down in the volume's record who serves it, and how that ended.
     Whoever starts this holds the volume's lock until it is ready.
     """
     volume_id = str(arguments["volume_id"])
@@ -103,6 +105,7 @@ async def serve_mount(arguments: Arguments, ready: Callable[[], None]) -> None:
             await serve_volume(
                 context.backend_of(record), volume_id, Path(path), name=name, ready=ready, size=record.spec.size,
                 control=control, options=mounting, outside=_Record(context, volume_id),
+                claim=claim(volume_id, server, context.home.path, force=bool(arguments.get("force"))),
             )  # fmt: skip
         except FusevolError as error:
             failure = str(error)

@@ -6,7 +6,8 @@ open volume does. Below them: `datapath` (bytes in and out), `commit` (making a 
 and who holds what), `attachment` (the manifest), `space` (what is free).
 """
 
-from fusevol.log.lifecycle import clone_volume, create_volume, delete_volume, open_volume
+from fusevol.log.attachment import Claim
+from fusevol.log.lifecycle import clone_volume, create_volume, delete_volume, holder_of, open_volume
 from fusevol.log.options import LogOptions
 from fusevol.log.records import Snapshot
 from fusevol.log.scrub import Damage, ScrubReport
@@ -15,6 +16,7 @@ from fusevol.log.usage import Durability, SnapshotUsage, Usage
 from fusevol.log.volume import LogVolume
 
 __all__ = [
+    "Claim",
     "Damage",
     "Durability",
     "LogOptions",
@@ -27,5 +29,6 @@ __all__ = [
     "clone_volume",
     "create_volume",
     "delete_volume",
+    "holder_of",
     "open_volume",
 ]

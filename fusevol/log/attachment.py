@@ -6,16 +6,18 @@ manifest in the meantime, but only to add or drop pins; that is merged and goes 
 
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
 import trio
 
 from fusevol.backends.base import NO_VERSION, Backend
-from fusevol.errors import BackendError, CorruptData, Fenced, ManifestConflict, VolumeBusy
+from fusevol.errors import BackendError, CorruptData, Fenced, FusevolError, ManifestConflict, VolumeBusy
 from fusevol.log.format import INDEX_BITS, LAST_EPOCH
 from fusevol.log.records import Blob, Manifest
 
-__all__ = ["Attachment", "Diverged", "check_ready", "read_manifest", "update_manifest"]
+__all__ = ["Attachment", "Claim", "Diverged", "check_ready", "read_manifest", "update_manifest"]
 
 _RETRIES = 16
 
@@ -69,6 +71,17 @@ def check_ready(manifest: Manifest, volume_id: str) -> None:
         )
 
 
+class Claim(NamedTuple):
+    """For whom a volume is attached.
+
+    holder: who that is; it stands in the manifest for as long as the volume is attached. admit: called with what
+    stands there of somebody else; raises where that must not be taken over.
+    """
+
+    holder: str
+    admit: Callable[[str], None]
+
+
 class Diverged(BackendError):
     """A change that the backend had failed took effect after all, and this writer has gone on without it."""
 
@@ -91,13 +104,18 @@ class Attachment:
         self._doubtful: set[Blob] = set()
 
     @classmethod
-    async def claim(cls, backend: Backend, volume_id: str) -> "Attachment":
-        """Take the volume over: the next epoch, and a new writer name. Earlier writers are fenced from now on."""
-        writer = secrets.token_hex(8)
+    async def claim(cls, backend: Backend, volume_id: str, claim: Claim | None = None) -> "Attachment":
+        """Take the volume over: the next epoch, and a new writer name. Earlier writers are fenced from now on.
+
+        Raises what `claim` does, having changed nothing.
+        """
+        writer, holder = secrets.token_hex(8), claim.holder if claim else msgspec.UNSET
 
         def take(manifest: Manifest) -> Manifest:
             check_ready(manifest, volume_id)
-            return msgspec.structs.replace(manifest, epoch=_next(manifest, volume_id), writer=writer)
+            if claim and manifest.holder:
+                claim.admit(manifest.holder)
+            return msgspec.structs.replace(manifest, epoch=_next(manifest, volume_id), writer=writer, holder=holder)
 
         return cls(backend, volume_id, *await update_manifest(backend, volume_id, take))
 
@@ -126,6 +144,12 @@ class Attachment:
         await self.settle()
         async with self._lock:
             await self._put(change, doubtful)
+
+    async def release(self) -> None:
+        """Say that nobody has the volume any more. Where that fails, the holder that has ended is still named."""
+        if self.manifest.holder:
+            with suppress(FusevolError):
+                await self.publish(lambda manifest: msgspec.structs.replace(manifest, holder=msgspec.UNSET))
 
     async def claim_next_epoch(self) -> int:
         """Take another epoch for the same writer; return the address where its log starts."""

@@ -18,7 +18,7 @@ from fusevol.errors import (
     VolumeNotFound,
 )
 from fusevol.log.appender import Appender
-from fusevol.log.attachment import Attachment, check_ready, read_manifest, update_manifest
+from fusevol.log.attachment import Attachment, Claim, check_ready, read_manifest, update_manifest
 from fusevol.log.datapath import DataPath
 from fusevol.log.extents import ExtentMap
 from fusevol.log.format import BLOCK, BLOCK_SHIFT, INDEX_BITS, KIND_MAP
@@ -31,7 +31,7 @@ from fusevol.log.state import History, State
 from fusevol.log.tree import NodeCache, Tree
 from fusevol.log.volume import LogVolume
 
-__all__ = ["clone_volume", "create_volume", "delete_volume", "open_volume"]
+__all__ = ["clone_volume", "create_volume", "delete_volume", "holder_of", "open_volume"]
 
 _READ_RETRIES = 5
 
@@ -127,6 +127,11 @@ async def delete_volume(backend: Backend, volume_id: str) -> None:
             await update_manifest(backend, manifest.origin.parent, lambda parent: _without(parent, {pin}))
 
 
+async def holder_of(backend: Backend, volume_id: str) -> str:
+    """Who says to have the volume attached; "" for nobody. Raises VolumeNotFound, CorruptData, NotSupported."""
+    return (await read_manifest(backend, volume_id))[0].holder or ""
+
+
 async def drop_stale_pins(attachment: Attachment, snapshot: int) -> None:
     """Drop pins on a snapshot whose clones do not exist: the deletion of those stopped before its last step."""
     await attachment.confirm()
@@ -205,14 +210,20 @@ async def _read_state(reader: BlockReader, manifest: Manifest, claimed: int = 0)
 
 @asynccontextmanager
 async def open_volume(
-    backend: Backend, volume_id: str, *, read_only: bool = False, options: LogOptions | None = None
+    backend: Backend,
+    volume_id: str,
+    *,
+    read_only: bool = False,
+    options: LogOptions | None = None,
+    claim: Claim | None = None,
 ) -> AsyncIterator[LogVolume]:
     """Attach a volume: take it over from whoever has it, recover it, and on leaving flush and close it.
 
     read_only: take nothing over and write nothing; see the volume as its last barrier (or a later one of a
-    writer that is at work) left it.
+    writer that is at work) left it. claim: for whom it is attached, who then stands in the manifest until it is left.
 
-    Raises VolumeNotFound, CorruptData, NotSupported, BackendError, VolumeBusy (read_only: it changes too fast).
+    Raises VolumeNotFound, CorruptData, NotSupported, BackendError, VolumeBusy (read_only: it changes too fast), and
+    what `claim` does.
     An error on leaving means that the last writes are not durable; unless the body raised one itself.
     """
     options = options or LogOptions()
@@ -221,7 +232,10 @@ async def open_volume(
     try:
         async with trio.open_nursery() as nursery:
             try:
-                volume = await (_open_read_only if read_only else _attach)(backend, volume_id, options, nursery)
+                if read_only:
+                    volume = await _open_read_only(backend, volume_id, options, nursery)
+                else:
+                    volume = await _attach(backend, volume_id, options, nursery, claim)
                 try:
                     yield volume
                 finally:
@@ -241,13 +255,20 @@ async def open_volume(
         raise failure
 
 
-async def _attach(backend: Backend, volume_id: str, options: LogOptions, nursery: trio.Nursery) -> LogVolume:
-    attachment = await Attachment.claim(backend, volume_id)
+async def _attach(
+    backend: Backend, volume_id: str, options: LogOptions, nursery: trio.Nursery, claim: Claim | None
+) -> LogVolume:
+    attachment = await Attachment.claim(backend, volume_id, claim)
     try:
-        return await _recover(attachment, options, nursery)
-    except CorruptData:
-        # No damage if somebody else took the volume over meanwhile, and gave back what was to be read.
-        await attachment.confirm()
+        try:
+            return await _recover(attachment, options, nursery)
+        except CorruptData:
+            # No damage if somebody else took the volume over meanwhile, and gave back what was to be read.
+            await attachment.confirm()
+            raise
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            await attachment.release()
         raise
 
 

@@ -57,12 +57,13 @@ class _Format(msgspec.Struct):
 
 
 class Manifest(Record, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """The head of a volume, changed by compare-and-swap only."""
+    """The head of a volume, changed by compare-and-swap only. holder: left out where nobody says to have it."""
 
     format: int = FORMAT_VERSION
     uuid: str
     epoch: int = 0
     writer: str = ""
+    holder: str | msgspec.UnsetType = msgspec.UNSET
     state: str = "ready"
     checkpoint: Blob | None = None
     origin: Origin | None = None

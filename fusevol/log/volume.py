@@ -452,11 +452,15 @@ class LogVolume:
         """Flush and write a last checkpoint. An error means that the last writes are not durable."""
         if self._log is None or self.abandoned:
             return
-        await self.flush()
-        if self._log.last_data > self.state.sequence:
-            await self.checkpoint()
-        async with self._commits, self._reclaiming:
-            pass
+        try:
+            await self.flush()
+            if self._log.last_data > self.state.sequence:
+                await self.checkpoint()
+            async with self._commits, self._reclaiming:
+                pass
+        finally:
+            if self._attachment:
+                await self._attachment.release()
 
     def stop(self) -> None:
         """Give up what is on its way to the backend; after `close` that is a mark at most."""

@@ -15,7 +15,7 @@ from fusevol.backends.base import Backend
 from fusevol.errors import NotSupported
 from fusevol.fs import Filesystem, fetch_metadata, load_filesystem, open_snapshot
 from fusevol.fs.layout import ROOT
-from fusevol.log import LogOptions, LogVolume, open_volume
+from fusevol.log import Claim, LogOptions, LogVolume, open_volume
 from fusevol.mount.control import Control, NoControl
 from fusevol.mount.kernel import (
     ended,
@@ -63,18 +63,20 @@ async def serve_volume(
     log_options: LogOptions | None = None,
     outside: Outside | None = None,
     clock: Callable[[], float] = time.time,
+    claim: Claim | None = None,
 ) -> None:
     """Attach a volume, mount it, and serve it until it is unmounted or this is cancelled; then make all durable.
 
     size: the quota in bytes, 0 for none. control: "rw", "ro" or "off". ready: called once the mount answers.
-    outside: who keeps the volume's record. clock: seconds since 1970, by which snapshots are due.
+    outside: who keeps the volume's record. clock: seconds since 1970, by which snapshots are due. claim: for whom
+    the volume is attached.
 
     Raises as `Outside.settings`, `open_volume`, `load_filesystem` and `session.serve`. When it returns without an
     error, everything that was written is durable.
     """
     outside = outside or Outside()
     settings = await outside.settings()
-    async with open_volume(backend, volume_id, options=log_options) as volume:
+    async with open_volume(backend, volume_id, options=log_options, claim=claim) as volume:
         filesystem = await load_filesystem(volume)
         if filesystem.size != size:
             filesystem.resize(size)

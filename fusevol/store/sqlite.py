@@ -58,6 +58,7 @@ class SqliteStore(StoreEnumerator):
     """Records at `path`; `:memory:` for some that go with this object.
 
     wait: seconds that `lock` waits. command: what this process is doing, for those who wait for it.
+    owner: this process.
 
     A lock goes with its process: one whose owner is dead is taken over at once. SQLite is called in a thread, by
     one task at a time; a call that has begun is not cancelled.
@@ -66,7 +67,7 @@ class SqliteStore(StoreEnumerator):
     def __init__(self, path: str | Path, *, wait: float = _WAIT, command: str = "") -> None:
         self.path = str(path)
         self.wait = wait
-        self._owner = Process.current(command)
+        self.owner = Process.current(command)
         self._db: sqlite3.Connection | None = None
         self._turn = trio.CapacityLimiter(1)
         self._closed = False
@@ -127,7 +128,7 @@ class SqliteStore(StoreEnumerator):
                 return held
             db.execute("delete from locks where id = ?", [volume_id])
         token = _Token(volume_id, secrets.token_hex(16))
-        db.execute("insert into locks values (?, ?, ?, ?)", [*token, msgspec.json.encode(self._owner), time.time()])
+        db.execute("insert into locks values (?, ?, ?, ?)", [*token, msgspec.json.encode(self.owner), time.time()])
         return token
 
     def _held(self, row: tuple[str, bytes, float]) -> HeldLock:

@@ -13,7 +13,7 @@ from xxhash import xxh3_64_intdigest
 
 from fusevol.backends.memory import MemoryBackend
 from fusevol.errors import CorruptData, NotSupported
-from fusevol.log import clone_volume, create_volume, open_volume
+from fusevol.log import Claim, clone_volume, create_volume, open_volume
 from fusevol.log import format as numbers
 from fusevol.log.batch import BatchHeader, parse_table
 from fusevol.log.format import BLOCK, FANOUT, HEADER
@@ -47,7 +47,7 @@ async def sealed_volume() -> MemoryBackend:
     """The worked example: a new volume, first attach, 8 KiB written at 4096, flushed; then the process dies."""
     backend = MemoryBackend()
     await create_volume(backend, "v")
-    async with open_volume(backend, "v", options=QUIET) as volume:
+    async with open_volume(backend, "v", options=QUIET, claim=Claim("me", lambda _: None)) as volume:
         await volume.write(block_bytes(1) + block_bytes(2), 4096)
         await volume.flush()
         volume.abandon()

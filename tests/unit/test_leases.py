@@ -198,7 +198,7 @@ def write_and_sync(path: Path, text: str) -> None:
 
 async def test_a_lock_whose_owner_cannot_be_seen_is_broken_by_force_alone(driver: LocalDriver, web: str) -> None:
     async with LocalDriver(driver.context.home) as other:
-        other.store._owner = msgspec.structs.replace(CONTAINED, command="fusevol gc")
+        other.store.owner = msgspec.structs.replace(CONTAINED, command="fusevol gc")
         token = await other.store.lock(web)
         with pytest.raises(
             VolumeBusy, match=r'volume "web" is in use by .*\(fusevol gc\), which cannot be seen'
