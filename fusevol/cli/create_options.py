@@ -29,11 +29,15 @@ KNOWN = {
     "read_bw_mbytes": "10^6 bytes read per second at most, 0 for no limit",
     "write_bw_mbytes": "10^6 bytes written per second at most, 0 for no limit",
     "readahead": "true or false: whether the kernel reads ahead",
+    "ro": "true or false: its mounts are read-only",
     "control": "rw, ro or off: the control directory of its mounts, unless they say otherwise",
     "mount": "mount options that its mounts have, unless they say otherwise: noatime,nosuid",
 }
 #: Other names of these, from openstorage.
-_ALIASES = {"parent": "from", "mount_options": "mount"}
+_ALIASES = {
+    "parent": "from", "mount_options": "mount", "snapshot_interval": "snap_interval",
+    "snapshot_schedule": "snap_schedule",
+}  # fmt: skip
 #: What openstorage has, and this does not; with the value that says so, where there is one.
 _ABSENT = {
     "block_size": "4096", "fs": "fuse", "format": "fuse", "io_profile": "", "cos": "", "shared": "false",
@@ -64,6 +68,7 @@ class CreateOptions(NamedTuple):
     bounds: dict[str, int]
     mount: dict[str, str] | None
     control: str | None
+    ro: bool | None
 
     def applied_to(self, spec: "VolumeSpec") -> "VolumeSpec":
         """A spec with what options say about it."""
@@ -80,6 +85,9 @@ class CreateOptions(NamedTuple):
         changes["mount_options"] = {key: value for key, value in mount.items() if key != "control"}
         if control is not None:
             changes["mount_options"]["control"] = control
+        if self.ro is not None:
+            changes["mount_options"].pop("ro", None)
+            changes["mount_options"].update({"ro": ""} if self.ro else {})
         return msgspec.structs.replace(spec, **changes)
 
 
@@ -140,6 +148,7 @@ def parse_create_options(texts: Sequence[str], *, empty: bool = False) -> Create
         bounds={key: _number(key, found[key]) for key in _BOUNDS if key in found},
         mount=_mount(found["mount"]) if "mount" in found else None,
         control=_control(found.get("control")),
+        ro=_boolean("ro", found["ro"]) if "ro" in found else None,
     )
 
 
@@ -153,6 +162,10 @@ def _value(key: str, text: str) -> object:
         return _number(key, text)
     if key in ("group", "snap_schedule"):
         return text
+    return _boolean(key, text)
+
+
+def _boolean(key: str, text: str) -> bool:
     if text not in _BOOLEANS:
         raise InvalidArgument(f"option {key!r}: {text!r} is neither true nor false")
     return _BOOLEANS[text]

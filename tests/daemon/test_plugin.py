@@ -1,13 +1,16 @@
 """The volume plugin without an engine: what dockerd says, said here; counts, and what becomes of them."""
 
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
+from fusevol.cli.create_options import KNOWN
 from fusevol.driver.attachment import server_of
 from fusevol.driver.mounts import is_ours, mount_at
 from fusevol.store import SqliteStore
@@ -232,3 +235,28 @@ def test_snapshots_taken_from_inside_are_known_outside_at_once(daemon: Daemon) -
     (control / "delete-snapshot").write_text("one\n")
     assert _status(daemon, "data")["snapshots"] == 1
     assert [volume["snapshots"] for volume in daemon.command.json("ls")] == [1]
+
+
+def test_the_help_has_every_option_of_a_volume(daemon: Daemon) -> None:
+    said = daemon.command("serve", "--help")
+    assert [key for key in KNOWN if not re.search(rf"\b{key.replace('snap_', 'snapshot_')}\b", said)] == []
+
+
+def test_a_volume_for_reading_is_mounted_so_with_its_schedule_and_labels(daemon: Daemon) -> None:
+    options = {"ro": "true", "snapshot_schedule": "daily=03:00,7", "labels": "tier=gold,app=shop", "group": "night"}
+    assert daemon.volume("Create", "data", Opts=options) == {"Err": ""}
+    path = daemon.volume("Mount", "data", ID="a")["Mountpoint"]
+    with pytest.raises(OSError, match="Read-only file system"):
+        Path(path, "file").write_text("no")
+    found = daemon.api("GET", "/v1/volumes/data").body
+    assert (found["labels"], found["group"]) == ({"tier": "gold", "app": "shop"}, "night")
+    assert found["snapshot_schedule"] == "daily=03:00,7"
+    for bad in (
+        {"ro": "maybe"},
+        {"snapshot_schedule": "hourly"},
+        {"labels": "tier"},
+        {"size": "big"},
+        {"secure": "true"},
+    ):
+        assert daemon.volume("Create", "other", Opts=bad)["Err"] != ""
+    assert [volume["Name"] for volume in daemon.plugin("VolumeDriver.List")["Volumes"]] == ["data"]
