@@ -72,6 +72,14 @@ class Contents:
             await self._upkeep.flush(volume)
         return volume
 
+    async def _fetch(self, volume: Volume, sources: Sequence["LogVolume | SnapshotView"]) -> None:
+        """Have the metadata of a volume at hand whose store would be asked for one page after the other."""
+        if self._context.backend_of(volume).traits.remote:
+            from fusevol.fs import fetch_metadata
+
+            for source in sources:
+                await fetch_metadata(source)
+
     async def diff(self, old: Volume, new: Volume) -> list[FileChange]:
         """What leads from one state of a volume to another, sorted by path. Each is a snapshot, or the volume itself.
 
@@ -85,6 +93,7 @@ class Contents:
                     await stack.enter_async_context(log.view(state.locator.name)) if state.is_snapshot else log
                     for state in (old, new)
                 ]
+                await self._fetch(volume, sources)
                 return [
                     FileChange(
                         change=change.what,
@@ -97,7 +106,8 @@ class Contents:
                     for change in await compare_filesystems(*sources)
                 ]
 
-        return await self._context.look(await self._volume_of([old, new]), work)
+        volume = await self._volume_of([old, new])
+        return await self._context.look(volume, work)
 
     async def shares(self, state: Volume, path: str = "/", *, depth: int | None = None) -> list[DirectoryShare]:
         """What a directory of a volume or snapshot, and each one below it, holds; a directory before those in it.
@@ -111,12 +121,15 @@ class Contents:
         names = [name for name in os.fsencode(path).split(b"/") if name not in (b"", b".")]
 
         async def work(log: "LogVolume") -> list[Share]:
-            if not state.is_snapshot:
-                return await shares_of(log, names)
-            async with log.view(state.locator.name) as view:
-                return await shares_of(view, names)
+            async with AsyncExitStack() as stack:
+                source: LogVolume | SnapshotView = log
+                if state.is_snapshot:
+                    source = await stack.enter_async_context(log.view(state.locator.name))
+                await self._fetch(volume, [source])
+                return await shares_of(source, names)
 
-        found = await self._context.look(await self._volume_of([state]), work)
+        volume = await self._volume_of([state])
+        found = await self._context.look(volume, work)
         return [
             DirectoryShare(path=path_text(share.path), depth=share.depth, size=share.size, used=share.used,
                            inodes=share.inodes)

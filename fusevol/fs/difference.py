@@ -338,7 +338,7 @@ class _Comparison:
                     yield Change(what, stat.S_IFDIR, b"/")
         for ino in self._names[_OLD].keys() | self._names[_NEW].keys():
             pairs = list(zip_longest(*(sorted(self._names[side].get(ino, [])) for side in _SIDES)))
-            kept = None not in pairs[0] and self._kept(ino) is not None
+            kept = bool(pairs) and None not in pairs[0] and self._kept(ino) is not None
             told = _told(self._changed.pop(ino), ino in touched) if kept and ino in self._changed else _NOTHING
             for old, new in pairs:
                 if old and new and kept:

@@ -299,6 +299,28 @@ def test_a_volume_is_compared_while_it_is_written_to(volume: Volume, bench: Benc
     bench.finish(process)
 
 
+def test_volumes_in_an_object_store_are_looked_into_as_well(bench: Bench, place: Path) -> None:
+    (place / "home").mkdir()
+    (place / "objects").mkdir()
+    (place / "home" / "config.toml").write_text(f'[pools.s]\nbackend = "object"\nurl = "file://{place}/objects"\n')
+    volume = Volume(bench, place / "home").create("--pool", "s").mount()
+    for number in range(300):
+        (volume.path / f"{number}").write_bytes(b"%d" % number * 1000)
+    volume.command("snapshot", "one")
+    (volume.path / "7").write_bytes(b"x" * 5000)
+    (volume.path / "8").rename(volume.path / "eight")
+    for refs in (("web@one",), ("web@one", "web@two")):
+        found = json.loads(volume.fusevol("diff", *refs, "--json"))
+        assert [(change["change"], change["path"], change["old_path"]) for change in found] == [
+            ("changed", "/7", None), ("renamed", "/eight", "/8"),
+        ]  # fmt: skip
+        if len(refs) == 1:
+            volume.command("snapshot", "two")
+    shares = [json.loads(volume.fusevol("du", ref, "--json")) for ref in ("web", "web@two")]
+    assert shares[0] == shares[1]
+    assert shares[0][0]["inodes"] == 301
+
+
 def bytes_of(text: str) -> bytes:
     """The path that `path_text` made this of."""
     return text.encode("latin-1", "backslashreplace").decode("unicode_escape").encode("latin-1")
