@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from fusevol.api import ActiveRequests, LocatorUpdate, SpecUpdate, VolumeLocator, VolumeSpec, VolumeState
+from fusevol.api import ActiveRequests, LocatorUpdate, SpecUpdate, VolumeLocator, VolumeSpec
 from fusevol.driver import LocalDriver
 from fusevol.driver.attachment import server_of
 from fusevol.driver.mounts import mount_at
@@ -56,7 +56,6 @@ def home(tmp_path: Path) -> Home:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "config.toml").write_text(
         f'lock_timeout = 0.5\n[pools.held]\nbackend = "held"\npath = "{tmp_path}/data"\n'
-        f'[pools.objects]\nbackend = "object"\nurl = "file://{tmp_path}/objects"\n'
     )
     return Home(tmp_path / "home")
 
@@ -123,16 +122,6 @@ async def test_mount_options_that_do_not_exist_are_refused_when_they_are_given(d
     with pytest.raises(InvalidArgument, match="sparkling"):
         await driver.set(web, LocatorUpdate(name="new"), SpecUpdate(mount_options={"sparkling": ""}))
     assert [volume.locator.name for volume in await driver.enumerate()] == ["web"]
-
-
-@needs_fuse
-async def test_a_volume_in_an_object_store_is_not_mounted_and_says_why(driver: LocalDriver, places: Places) -> None:
-    labels = {"fusevol.pool": "objects"}
-    web = await driver.create(VolumeLocator(name="web", volume_labels=labels), None, VolumeSpec())
-    with pytest.raises(NotSupported, match='volume "web" cannot be mounted'):
-        await driver.mount(web, places())
-    [volume] = await driver.inspect([web])
-    assert (volume.state, volume.attach_path) == (VolumeState.DETACHED, ())
 
 
 # -- paths ----------------------------------------------------------------------------------------
