@@ -4,6 +4,8 @@ It is asked for by dockerd, which must have its answer at once; so what a volume
 the last time.
 """
 
+import logging
+
 import trio
 
 from fusevol.api import Volume
@@ -11,6 +13,8 @@ from fusevol.driver import LocalDriver
 from fusevol.errors import FusevolError
 
 __all__ = ["Known"]
+
+log = logging.getLogger(__name__)
 
 #: Seconds that an answer may take for the sake of a newer number.
 _PATIENCE = 0.25
@@ -45,6 +49,8 @@ class Known:
         except FusevolError:
             # It is being mounted, or has no control files, or is damaged: others say so.
             pass
+        except Exception:
+            log.exception("%s: what it takes up is not known", volume.locator.name)
         finally:
             self._asking.pop(volume.id).set()
 

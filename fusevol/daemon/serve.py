@@ -98,6 +98,8 @@ async def _reconcile(driver: LocalDriver) -> None:
             log.info("%s", line)
     except FusevolError as error:
         log.error("what crashes left could not be put in order: %s", error)
+    except Exception:
+        log.exception("what crashes left could not be put in order")
 
 
 def _only_one(home: Home) -> IO[bytes]:

@@ -42,18 +42,22 @@ class Supervisor:
         """Watch for ever."""
         async with trio.open_nursery() as nursery:
             while True:
-                try:
-                    found = await self._driver.store.volumes()
-                except FusevolError as error:
-                    log.warning("the mounts could not be looked at: %s", error)
-                    found = []
-                for volume, _ in found:
+                for volume in await self._volumes():
                     server = server_of(volume)
                     # One that cannot be seen from here is somebody else's to watch.
                     if server and server.life is not Life.UNKNOWN and server not in self._watched:
                         self._watched.add(server)
                         nursery.start_soon(self._watch, volume.id, server)
                 await trio.sleep(_INTERVAL)
+
+    async def _volumes(self) -> list[Volume]:
+        try:
+            return [volume for volume, _ in await self._driver.store.volumes()]
+        except FusevolError as error:
+            log.warning("the mounts could not be looked at: %s", error)
+        except Exception:
+            log.exception("the mounts could not be looked at")
+        return []
 
     async def _watch(self, volume_id: str, server: Process) -> None:
         try:

@@ -69,5 +69,6 @@ class TestLocalDriverOnS3(TestLocalDriver):
     store = "s3"
 
 
+@pytest.mark.slow
 class TestLocalDriverOnObjectsInADirectory(TestLocalDriver):
     store = "objects"
