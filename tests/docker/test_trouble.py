@@ -50,41 +50,69 @@ def test_a_mount_process_that_dies_while_the_daemon_is_away_is_made_up_for(daemo
     assert daemon.engine.exec("busy", "cat /data/a") == "hello"
 
 
-@pytest.mark.parametrize("when", ["in use", "idle"])
-def test_a_store_that_hangs_hangs_nobody_else(daemon: Daemon, when: str) -> None:
-    machine, engine = daemon.machine, daemon.engine
+@pytest.fixture
+def hanging(daemon: Daemon) -> Daemon:
+    """A machine with a pool that can be made to hang, its volume "hung", and a container on another volume."""
     daemon.stop()
-    stuck.install(machine)
+    stuck.install(daemon.machine)
     daemon.start("--patience", "2")
     daemon.create("web")
     daemon.create("hung", f"pool={stuck.POOL}")
-    engine.detached("well", "web:/data", sh="echo fine > /data/a")
-    if when == "in use":
-        engine.detached("ill", "hung:/data")
-        engine.exec("ill", "echo hello > /data/a; sync /data/a")
-    else:
-        engine.run("hung:/data", sh="echo hello > /data/a")
-        until(lambda: len(daemon.mounted()) == 1, "the volume to be unmounted")
-    stuck.hang(machine)
-    if when == "in use":
-        # Something that hangs for certain.
-        machine.start("docker", "exec", "ill", "sh", "-c", "echo more >> /data/a; sync")
-    machine.start("docker", "run", "--rm", "--name", "late", "-v", "hung:/data", "busybox", "true")
+    daemon.engine.detached("well", "web:/data", sh="echo fine > /data/a")
+    return daemon
+
+
+def _nobody_else_hangs(daemon: Daemon) -> None:
+    docker = daemon.engine.docker
     for words in ("volume", "ls"), ("ps", "-a"), ("volume", "inspect", "hung"), ("volume", "inspect", "web"):
-        engine.docker(*words, limit=AT_ONCE)
-    assert engine.docker("exec", "well", "cat", "/data/a", limit=AT_ONCE) == "fine"
-    engine.docker("run", "--rm", "-v", "web:/data", "busybox", "sh", "-c", "echo new > /data/b", limit=AT_ONCE)
-    assert daemon.rest("GET", "/v1/volumes", limit=AT_ONCE).status == 200
-    assert daemon.rest("GET", "/metrics", limit=AT_ONCE).status == 200
-    # Its own callers have an answer in bounded time, less than the engine would wait.
-    said = daemon.plugin("VolumeDriver.Create", {"Name": "new", "Opts": {"pool": stuck.POOL}}, limit=110)
-    assert "new" in said["Err"]
-    assert "Traceback" not in said["Err"]
-    stuck.let_go(machine)
-    until(
-        lambda: engine.call("run", "--rm", "-v", "hung:/data", "busybox", "cat", "/data/a").status == 0, "it to be well"
-    )
-    assert engine.run("hung:/data", sh="cat /data/a").startswith("hello")
+        docker(*words, limit=AT_ONCE)
+    assert docker("exec", "well", "cat", "/data/a", limit=AT_ONCE) == "fine"
+    docker("run", "--rm", "-v", "web:/data", "busybox", "sh", "-c", "echo new > /data/b", limit=AT_ONCE)
+    for url in "/v1/volumes", "/v1/volumes/hung", "/metrics", "/healthz":
+        assert daemon.rest("GET", url, limit=AT_ONCE).status == 200
+
+
+def test_a_store_that_hangs_keeps_containers_of_its_volumes_from_starting_and_no_others(hanging: Daemon) -> None:
+    daemon, engine = hanging, hanging.engine
+    engine.run("hung:/data", sh="echo hello > /data/a")
+    stuck.hang(daemon.machine)
+    late = daemon.machine.start("docker", "run", "--rm", "-v", "hung:/data", "busybox", "true")
+    _nobody_else_hangs(daemon)
+    # Those who want that volume are told, in less time than the engine would wait.
+    assert late.wait() != 0
+    said = engine.refused("run", "--rm", "-v", "hung:/data", "busybox", "true")
+    assert 'volume "hung" does not answer' in said
+    said = daemon.plugin("VolumeDriver.Create", {"Name": "new", "Opts": {"pool": stuck.POOL}})["Err"]
+    assert 'volume "new" does not answer' in said
+    assert "hung" in daemon.engine.refused("volume", "rm", "hung")
+    # A new daemon is there at once as well.
+    daemon.kill()
+    daemon.begin("--patience", "2", "--stale-after", "2")
+    daemon.ready(limit=AT_ONCE)
+    _nobody_else_hangs(daemon)
+    stuck.let_go(daemon.machine)
+    until(lambda: engine.call("run", "--rm", "-v", "hung:/data", "busybox", "true").status == 0, "it to be well again")
+    assert engine.run("hung:/data", sh="cat /data/a") == "hello"
+    engine.docker("rm", "-f", "well")
+    daemon.all_unmounted()
+
+
+def test_a_container_whose_store_hangs_is_let_go_by_killing_the_mount_process(hanging: Daemon) -> None:
+    daemon, engine = hanging, hanging.engine
+    engine.detached("ill", "hung:/data")
+    engine.exec("ill", "echo hello > /data/a; sync /data/a")
+    stuck.hang(daemon.machine)
+    waits = daemon.machine.start("docker", "exec", "ill", "sh", "-c", "echo more > /data/b; sync /data/b")
+    until(lambda: daemon.rest("GET", "/v1/requests").json["requests"], "a request to wait for the store")
+    _nobody_else_hangs(daemon)
+    os.kill(daemon.server("hung"), signal.SIGKILL)
+    assert waits.wait() != 0
+    engine.docker("rm", "-f", "ill")
+    _nobody_else_hangs(daemon)
+    stuck.let_go(daemon.machine)
+    until(lambda: len(daemon.mounted()) == 1, "the volume to be unmounted")
+    assert engine.run("hung:/data", sh="cat /data/a") == "hello"
+    engine.docker("volume", "rm", "hung")
 
 
 def test_a_volume_whose_data_is_lost_says_so_and_can_be_removed(daemon: Daemon) -> None:
