@@ -60,21 +60,6 @@ def test_containers_go_on_without_the_daemon_and_the_next_one_knows_who_uses_wha
     assert daemon.engine.run("logs:/data", sh="cat /data/all") == "line"
 
 
-def test_a_daemon_killed_again_and_again_neither_loses_nor_invents_uses(daemon: Daemon) -> None:
-    daemon.create("web")
-    daemon.engine.detached("stays", "web:/data", sh="echo here > /data/a")
-    for number in range(4):
-        daemon.engine.detached(f"c{number}", "web:/data")
-        daemon.kill()
-        daemon.start()
-        assert daemon.engine.exec("stays", "cat /data/a") == "here"
-    daemon.engine.docker("rm", "-f", *(f"c{number}" for number in range(4)))
-    assert daemon.engine.exec("stays", "cat /data/a") == "here"
-    daemon.engine.docker("rm", "-f", "stays")
-    daemon.all_unmounted()
-    daemon.engine.docker("volume", "rm", "web")
-
-
 @pytest.mark.slow
 def test_a_container_removed_while_the_daemon_was_away_uses_nothing_any_more(daemon: Daemon) -> None:
     daemon.create("web")
