@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 import trio
 from hypercorn.config import Config
+from hypercorn.events import Closed, Event
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.utils import wrap_app
@@ -60,6 +61,16 @@ _STATUS: tuple[tuple[type[FusevolError], int], ...] = (
 )
 
 
+class _Server(TCPServer):
+    """hypercorn's connection, which may be sent to while it is being closed, too: nobody is there any more then."""
+
+    async def protocol_send(self, event: Event) -> None:
+        try:
+            await super().protocol_send(event)
+        except trio.BusyResourceError:
+            await self.protocol.handle(Closed())
+
+
 async def serve_app(
     app: ASGIApp, listener: socket.socket, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED
 ) -> None:
@@ -75,7 +86,7 @@ async def serve_app(
 
     async def connection(stream: trio.SocketStream) -> None:
         try:
-            await TCPServer(wrapped, config, context, {}, stream)  # type: ignore[arg-type]
+            await _Server(wrapped, config, context, {}, stream)  # type: ignore[arg-type]
         except Exception as error:  # noqa: BLE001  whatever it is, it is this connection's
             log.debug("a connection ended: %r", error)
 
