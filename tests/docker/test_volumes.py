@@ -246,11 +246,14 @@ def test_a_container_takes_a_snapshot_looks_into_it_and_goes_back(daemon: Daemon
     daemon.engine.exec("busy", "echo before > /data/page; echo nightly > /data/.fusevol/snapshot")
     daemon.engine.exec("busy", "echo after > /data/page")
     assert daemon.engine.exec("busy", "cat /data/.fusevol/snapshots/nightly/page /data/page") == "before\nafter"
+    assert daemon.status("web")["snapshots"] == 1
     failed = daemon.engine.call("exec", "busy", "sh", "-c", "echo nightly > /data/.fusevol/snapshot")
     assert failed.status != 0
     assert "File exists" in failed.err
     daemon.engine.exec("busy", "echo nightly > /data/.fusevol/restore")
     assert daemon.engine.exec("busy", "cat /data/page") == "before"
+    # What was there before the restore is kept.
+    assert daemon.status("web")["snapshots"] == 2
     daemon.engine.docker("rm", "-f", "busy")
     assert daemon.engine.run("web:/data", sh="cat /data/page") == "before"
 
