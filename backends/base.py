@@ -107,6 +107,12 @@ class Backend(IODriver):
         read the manifest to learn it.
         """
 
+    async def sweep(self) -> None:
+        """Remove what calls that a crash interrupted left behind, where there can be such things.
+
+        Others may be at work on the same store; what they need stays.
+        """
+
     async def aclose(self) -> None:
         """Let go of files and connections. Does not flush. Calling it twice is harmless."""
 

@@ -82,18 +82,25 @@ class FileBackend(Backend):
         volume = self._volume(volume_id)
 
         def work() -> None:
-            # The rename takes the volume away at once; what a crash leaves of the rest is swept here next time.
+            # The rename takes the volume away at once; what a crash leaves of the rest is swept here, or by `sweep`.
             try:
                 (self.path / volume_id).rename(self.path / f".deleted-{secrets.token_hex(8)}")
             except FileNotFoundError:
                 raise VolumeNotFound(f'volume "{volume_id}" does not exist in {self.path}') from None
             fsync_directory(self.path)
-            for left in self.path.glob(".deleted-*"):
-                shutil.rmtree(left, ignore_errors=True)
+            self._sweep()
 
         await self._run(f'volume "{volume_id}" could not be deleted', work)
         self._volumes.pop(volume_id, None)
         volume.close()
+
+    async def sweep(self) -> None:
+        await self._run(f"what is left of deleted volumes in {self.path} could not be removed", self._sweep)
+
+    def _sweep(self) -> None:
+        for left in self.path.glob(".deleted-*"):
+            # Several may be doing this at once.
+            shutil.rmtree(left, ignore_errors=True)
 
     async def list(self) -> list[str]:
         def work() -> list[str]:

@@ -75,6 +75,10 @@ class Wrapper(Backend):
         """Forward."""
         return await self.inner.put_manifest(volume_id, data, if_version)
 
+    async def sweep(self) -> None:
+        """Forward."""
+        await self.inner.sweep()
+
     async def aclose(self) -> None:
         """Forward."""
         await self.inner.aclose()

@@ -6,6 +6,7 @@ come by: the daemon does it when it starts, and `fusevol gc`.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 import msgspec
 
@@ -47,8 +48,8 @@ class Reconciled(msgspec.Struct, frozen=True, kw_only=True):
 async def reconcile(context: Context, snapshots: Snapshots) -> Reconciled:
     """Check all records against living processes and mounts, and put right what is not so.
 
-    What somebody else is at work on is left to them. Nothing is opened that is in order, so this takes no longer
-    with many volumes than reading their records does. Data without a record is left alone: `Upkeep.overview` names it.
+    What somebody else is at work on is left to them. No volume is opened that is in order, so this takes no longer
+    with many of them than reading their records does. Data without a record is left alone: `Upkeep.overview` names it.
 
     Raises what reading the records raises; what goes wrong with one volume is among the problems.
     """
@@ -91,6 +92,10 @@ class _Work:
                 continue
             except FusevolError as error:
                 self.problems.append(f'"{name}": {error}')
+        for pool in self._context.home.config.pools:
+            # One that cannot be opened is named by `Upkeep.overview`.
+            with suppress(FusevolError):
+                await self._context.backend(pool).sweep()
 
     async def _volume(self, record: Volume, name: str) -> None:
         if record.state in LEFTOVER:

@@ -86,6 +86,17 @@ class BackendContract:
 
     # Volumes
 
+    async def test_sweeping_takes_nothing_from_volumes(self, backend: Backend) -> None:
+        for volume_id in ("gone", "v"):
+            await backend.create(volume_id)
+        await backend.delete("gone")
+        version = await backend.put_manifest("v", b"manifest", NO_VERSION)
+        await backend.write("v", b"x" * 4096, 0)
+        await backend.sweep()
+        assert await backend.list() == ["v"]
+        assert await backend.get_manifest("v") == (b"manifest", version)
+        assert bytes(await backend.read("v", 4096, 0)) == b"x" * 4096
+
     async def test_created_volumes_are_listed_sorted_and_deleted_ones_are_not(self, backend: Backend) -> None:
         assert await backend.list() == []
         for name in ("v2", "v10", "a.b-c_D", "x" * 128):

@@ -6,6 +6,7 @@ environment of all of them. Nothing is counted while there is no such file.
 """
 
 import os
+import shutil
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -91,7 +92,7 @@ def count_steps(me: str) -> Callable[[], None]:
     for kind, names in _METHODS.items():
         for name in names:
             setattr(kind, name, counted(getattr(kind, name)))
-    for module, name in ((syscalls, "mount"), (syscalls, "umount2"), (process, "spawn")):
+    for module, name in ((syscalls, "mount"), (syscalls, "umount2"), (process, "spawn"), (shutil, "rmtree")):
         setattr(module, name, counted_function(getattr(module, name)))
     return steps.step
 

@@ -168,6 +168,16 @@ async def test_one_volume_that_cannot_be_put_in_order_does_not_keep_the_others(
     assert (await driver.reconcile()).removed == ("db",)
 
 
+async def test_what_was_left_of_data_whose_deletion_was_cut_short_is_removed(driver: LocalDriver) -> None:
+    await create(driver, "web")
+    pool = driver.context.home.path / "volumes"
+    left = pool / ".deleted-0123"
+    left.mkdir()
+    (left / "0.seg").write_bytes(b"x" * 4096)
+    assert await driver.reconcile() == NOTHING
+    assert [item.name for item in pool.iterdir()] == await driver.context.backend("default").list()
+
+
 async def test_a_driver_that_a_registry_makes_begins_with_that(tmp_path: Path, driver: LocalDriver) -> None:
     from fusevol.driver import driver_registry
 
