@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from fusevol.api import VolumeLocator, VolumeSpec
+from fusevol.api import VolumeLocator
 from fusevol.driver import LocalDriver
 from fusevol.errors import AlreadyExists
 from fusevol.home import Home
@@ -54,15 +54,7 @@ trio.run(main)
 @pytest.fixture
 def group(bench: Bench, place: Path) -> list[Volume]:
     """Three volumes of the group `shop`; the last one is not mounted."""
-    home = place / "home"
-
-    async def create() -> None:
-        async with LocalDriver(Home(home)) as driver:
-            for name in ("one", "two", "three"):
-                await driver.create(VolumeLocator(name=name), None, VolumeSpec(group="shop"))
-
-    trio.run(create)
-    found = [Volume(bench, home, name) for name in ("one", "two", "three")]
+    found = [Volume(bench, place / "home", name).create("--opt", "group=shop") for name in ("one", "two", "three")]
     for volume in found[:2]:
         volume.mount()
     return found
