@@ -39,6 +39,9 @@ def create(
     readahead: ReadaheadOption = None,
     group: GroupOption = None,
     sticky: Annotated[bool, typer.Option("--sticky", help="Refuse to delete it until that is taken back.")] = False,
+    ephemeral: Annotated[
+        bool, typer.Option("--ephemeral", help="What it holds goes with its mount: it is empty when mounted again.")
+    ] = False,
     exist_ok: Annotated[
         bool, typer.Option("--exist-ok", help="A volume of that name, size and parent that exists is fine.")
     ] = False,
@@ -67,8 +70,8 @@ def create(
     """
     labels = parse_labels(label)
     flags = {
-        "size": size, "pool": pool, "from": source, "sticky": sticky or None, "group": group, "readahead": readahead,
-        "snap_interval": snap_interval, "snap_schedule": snap_schedule,
+        "size": size, "pool": pool, "from": source, "sticky": sticky or None, "ephemeral": ephemeral or None,
+        "group": group, "readahead": readahead, "snap_interval": snap_interval, "snap_schedule": snap_schedule,
     }  # fmt: skip
     options = parse_create_options([*option_texts(option, flags), *throttle_texts(throttle)])
     if both := labels.keys() & options.labels.keys():

@@ -20,6 +20,7 @@ KNOWN = {
     "pool": "the pool to make it in, as --pool",
     "from": "what it is a clone of, as --from",
     "sticky": "true or false, as --sticky",
+    "ephemeral": "true or false: empty whenever it is mounted, as --ephemeral",
     "group": "the group of volumes that snapshots are taken of together",
     "labels": "labels: k=v,k2=v2",
     "snap_interval": "minutes between snapshots, 0 for none",
@@ -45,8 +46,8 @@ _ABSENT = {
 }  # fmt: skip
 #: By key, the field of a VolumeSpec it is.
 _FIELDS = {
-    "size": "size", "sticky": "sticky", "group": "group", "snap_interval": "snapshot_interval",
-    "snap_schedule": "snapshot_schedule", "readahead": "readahead",
+    "size": "size", "sticky": "sticky", "ephemeral": "ephemeral", "group": "group",
+    "snap_interval": "snapshot_interval", "snap_schedule": "snapshot_schedule", "readahead": "readahead",
 }  # fmt: skip
 _BOUNDS = ("read_iops", "write_iops", "read_bw_mbytes", "write_bw_mbytes")
 #: Where no value at all says that there is none.

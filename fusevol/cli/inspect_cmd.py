@@ -76,6 +76,8 @@ def inspect(
 def _extras(found: "VolumeObject") -> list[tuple[str, str]]:
     """What most volumes do not have."""
     fields = []
+    if found.ephemeral:
+        fields.append(("ephemeral", "yes"))
     if found.group:
         fields.append(("group", found.group))
     if found.snapshot_interval:

@@ -46,6 +46,7 @@ class VolumeObject(msgspec.Struct, frozen=True, kw_only=True):
     error: str
     mount_options: dict[str, str]
     lease: "LeaseObject | None"
+    ephemeral: bool
     group: str
     snapshot_interval: int
     snapshot_schedule: str
@@ -106,6 +107,7 @@ async def volume_object(driver: "LocalDriver", volume: Volume, snapshots: int | 
         error=volume.error,
         mount_options=dict(volume.spec.mount_options),
         lease=_lease_object(volume),
+        ephemeral=volume.spec.ephemeral,
         group=volume.spec.group,
         snapshot_interval=volume.spec.snapshot_interval,
         snapshot_schedule=volume.spec.snapshot_schedule,

@@ -31,6 +31,9 @@ def set_(
     throttle: ThrottleOption = None,
     readahead: ReadaheadOption = None,
     group: GroupOption = None,
+    keep: Annotated[
+        bool, typer.Option("--no-ephemeral", help="Keep what an ephemeral volume holds, from now on.")
+    ] = False,
     option: OptOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -50,7 +53,7 @@ def set_(
     labels = parse_labels(label, empty=True)
     flags = {
         "size": size, "sticky": sticky, "group": group, "readahead": readahead, "snap_interval": snap_interval,
-        "snap_schedule": snap_schedule,
+        "snap_schedule": snap_schedule, "ephemeral": False if keep else None,
     }  # fmt: skip
     texts = [*option_texts(option, flags), *throttle_texts(throttle)]
     if not texts and not labels:

@@ -156,6 +156,9 @@ class Context:
         for child in await self.store.children(record.id):
             if child.is_snapshot and child.attach_info:
                 await self.change(child.id, without_unseen)
+        lease = lease_of(record)
+        if record.spec.ephemeral and lease and lease.life is Life.UNKNOWN:
+            await self.empty(record, force=True)
 
         def change(now: Volume) -> Volume:
             lease = lease_of(now)
@@ -175,6 +178,8 @@ class Context:
         if truth.state is VolumeState.DETACHED and record.state is not VolumeState.DETACHED:
             for path in record.attach_path:
                 await take_away(path)
+            if record.spec.ephemeral:
+                await self.empty(record)
             return await self.change(record.id, _killed)
         return truth
 
@@ -219,16 +224,16 @@ class Context:
 
         return claim(volume.id, self.store.owner, self.home.path, force=force)
 
-    async def refuse_if_claimed(self, volume: Volume) -> None:
+    async def refuse_if_claimed(self, volume: Volume, *, force: bool = False) -> None:
         """Raise VolumeBusy or VolumeAttachedOnRemoteNode for a volume that another state directory has open.
 
-        Data that is missing or damaged is claimed by nobody.
+        force: not where its process cannot be seen from here. Data that is missing or damaged is claimed by nobody.
         """
         from fusevol.log import holder_of
 
         with named(volume), suppress(VolumeNotFound, CorruptData):
             if holder := await holder_of(self.backend_of(volume), volume.id):
-                self._claim(volume).admit(holder)
+                self._claim(volume, force=force).admit(holder)
 
     async def look(self, volume: Volume, work: Callable[["LogVolume"], Awaitable[T]]) -> T:
         """Run `work` on the log of a volume, opened for reading: as it was at its last barrier, or later.
@@ -238,6 +243,10 @@ class Context:
         """
         if volume.state in LEFTOVER:
             raise VolumeBusy(f'volume "{volume.locator.name}" is being created or deleted')
+        if volume.spec.ephemeral and _is_dead(await self.store.get_vol(volume.id)):
+            # What its process left when it was killed is nobody's any more. Who holds the volume has seen to that.
+            async with self.hold(volume.id):
+                pass
         for _ in range(_ATTEMPTS):
             try:
                 async with self._open(volume) as log:
@@ -276,6 +285,23 @@ class Context:
         with suppress(OSError):
             self.log_file(volume_id).unlink()
 
+    async def empty(self, volume: Volume, *, force: bool = False) -> None:
+        """Throw away all that an ephemeral volume holds, its snapshots too; it is as new. Again is harmless.
+
+        Until its record says that it is detached, this is done once more by whoever holds it next. Raises as
+        `refuse_if_claimed`.
+        """
+        from fusevol.log import empty_volume
+
+        await self.refuse_if_claimed(volume, force=force)
+        own = self.home.cache / volume.id
+        if own != self.cache_directory:
+            await trio.to_thread.run_sync(lambda: shutil.rmtree(own, ignore_errors=True))
+        await empty_volume(self.backend_of(volume), volume.id)
+        for child in await self.store.children(volume.id):
+            with suppress(VolumeNotFound):
+                await self.store.delete_vol(child.id)
+
     async def remove(self, volume: Volume) -> None:
         """Delete the data of a held volume, its logs, and its record. Does nothing that was done before."""
         from fusevol.log import delete_volume
@@ -291,6 +317,11 @@ class Context:
         self.drop_log(volume.id)
         with suppress(VolumeNotFound):
             await self.store.delete_vol(volume.id)
+
+
+def _is_dead(record: Volume) -> bool:
+    """Whether the process that served a volume has died without saying so."""
+    return bool(record.attached_on) and not believed(record).attached_on
 
 
 def _killed(record: Volume) -> Volume:

@@ -177,7 +177,15 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
             raise NotSupported("seed: this driver does not import volumes")
         if not record.source.parent:
             return None
-        return believed(await self.store.get_vol(record.source.parent))
+        parent = believed(await self.store.get_vol(record.source.parent))
+        whole = await self.store.get_vol(parent.source.parent) if parent.is_snapshot else parent
+        if record.spec.ephemeral or whole.spec.ephemeral:
+            raise NotSupported(
+                "ephemeral: a clone would need what goes with a mount"
+                if whole.spec.ephemeral
+                else "ephemeral: such a volume is empty when it is mounted, and cannot be a clone"
+            )
+        return parent
 
     async def _create(self, record: Volume, parent: Volume | None) -> str:
         from fusevol.log import clone_volume, create_volume
@@ -297,6 +305,8 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
             if change(volume).locator.name != volume.locator.name:
                 # Docker knows it by its name.
                 refuse_if_used(volume, "renamed")
+            if change(volume).spec.ephemeral and not volume.spec.ephemeral:
+                raise NotSupported("ephemeral: that has to be said when a volume is made: it would lose what it holds")
             old, new = volume.spec.size, change(volume).spec.size
             if new != old:
                 await self._check_size(volume, new)

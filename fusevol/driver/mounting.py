@@ -143,6 +143,11 @@ class Mounting:
             # It may be gone since.
             snapshot = await self._context.store.get_vol(snapshot_id)
             mount_options(dict(options or {}), snapshot.locator.name)
+            if volume.spec.ephemeral:
+                raise NotSupported(
+                    f'volume "{volume.locator.name}" is ephemeral: its snapshots are mounted in it alone, as it goes',
+                    hint="look in .fusevol/snapshots/",
+                )
             yield volume, snapmounts.believed_snapshot(snapshot)
 
     async def _mount_again(self, volume: Volume, path: str) -> Volume:

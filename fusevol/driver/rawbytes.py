@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from fusevol.api import Buffer, IODriver, Volume
 from fusevol.driver.attachment import believed, refuse_if_elsewhere
 from fusevol.driver.context import Context
-from fusevol.errors import NoSpace, ReadOnly, VolumeBusy
+from fusevol.errors import NoSpace, NotSupported, ReadOnly, VolumeBusy
 
 if TYPE_CHECKING:
     from fusevol.log import LogVolume
@@ -62,6 +62,10 @@ class RawBytes(IODriver):
         if (await self.context.store.get_vol(volume_id)).is_snapshot:
             raise ReadOnly("a snapshot cannot be written", hint="make a clone of it and write to that")
         async with self.context.hold(volume_id) as volume, self.context.writing(volume) as log:
+            if volume.spec.ephemeral:
+                raise NotSupported(
+                    f'volume "{volume.locator.name}" is ephemeral: it holds nothing but what its mount does'
+                )
             if volume.spec.size:
                 await self._check_room(volume, log, len(data), offset)
             return await log.write(data, offset)

@@ -102,6 +102,8 @@ async def serve_mount(arguments: Arguments, ready: Callable[[], None]) -> None:
 
         await context.change(volume_id, take)
         try:
+            if record.spec.ephemeral:
+                await context.empty(record, force=bool(arguments.get("force")))
             await serve_volume(
                 context.backend_of(record), volume_id, Path(path), name=name, ready=ready, size=record.spec.size,
                 control=control, options=mounting, outside=_Record(context, volume_id),
@@ -165,6 +167,8 @@ async def _write_down(context: Context, volume_id: str, server: Process, failure
 
     with suppress(VolumeNotFound):
         record = await context.store.get_vol(volume_id)
+        if record.spec.ephemeral and server_of(record) == server:
+            await context.empty(record)
         for path in record.attach_path if failure and server_of(record) == server else ():
             # After an abort, all of them are still there.
             await trio.to_thread.run_sync(detach_dead, path)

@@ -12,8 +12,11 @@ __all__ = ["check_labels", "check_spec", "followed", "own_labels"]
 
 #: Fields of a spec that may have any value.
 _FREE = frozenset(
-    {"size", "sticky", "group", "mount_options", "snapshot_interval", "snapshot_schedule", "io_throttle", "readahead"}
-)
+    {"ephemeral", "size", "sticky", "group", "mount_options", "snapshot_interval", "snapshot_schedule", "io_throttle",
+     "readahead"}
+)  # fmt: skip
+#: The block size that its filesystem has.
+_BLOCK_SIZE = 4096
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}")
 _VALUE_MAX = 255
 
@@ -25,9 +28,17 @@ def check_spec(spec: VolumeSpec) -> None:
     """
     default = VolumeSpec()
     for field in spec.__struct_fields__:
+        if field == "block_size" and spec.block_size == _BLOCK_SIZE:
+            continue
         if field not in _FREE and getattr(spec, field) != getattr(default, field):
             raise NotSupported(f"{field}: this driver does not support {_shown(getattr(spec, field))}")
-    parse_schedule(spec.snapshot_schedule, spec.snapshot_interval)
+    schedule = parse_schedule(spec.snapshot_schedule, spec.snapshot_interval)
+    if spec.ephemeral and schedule.rules:
+        raise InvalidArgument("ephemeral: what such a volume holds goes with its mount, and its snapshots as well")
+    if spec.ephemeral and "ro" in spec.mount_options:
+        raise InvalidArgument(
+            "ephemeral: such a volume is empty when it is mounted, and of no use where it is read-only"
+        )
     if spec.mount_options:
         from fusevol.driver.server import mount_options
 

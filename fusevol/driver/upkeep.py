@@ -247,7 +247,8 @@ class Upkeep:
             for path in record.attach_path
             if is_ours(mount_at(path))
         ]
-        problems += [f'volume "{volume.locator.name}": {volume.error}' for volume in volumes if volume.error]
+        # Once it is not mounted any more, it is what its last mount ended with.
+        problems += [f'volume "{v.locator.name}": {v.error}' for v in volumes if v.error and v.attached_on]
         # Of very many, those that somebody mounted by itself.
         snapshots = [record for record in await context.store.in_state(VolumeState.ATTACHED) if record.is_snapshot]
         mounts_of_snapshots = sum(len(snapmounts.servers(record)) for record in snapshots)

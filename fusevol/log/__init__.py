@@ -7,7 +7,7 @@ and who holds what), `attachment` (the manifest), `space` (what is free).
 """
 
 from fusevol.log.attachment import Claim
-from fusevol.log.lifecycle import clone_volume, create_volume, delete_volume, holder_of, open_volume
+from fusevol.log.lifecycle import clone_volume, create_volume, delete_volume, empty_volume, holder_of, open_volume
 from fusevol.log.options import LogOptions
 from fusevol.log.records import Snapshot
 from fusevol.log.scrub import Damage, ScrubReport
@@ -29,6 +29,7 @@ __all__ = [
     "clone_volume",
     "create_volume",
     "delete_volume",
+    "empty_volume",
     "holder_of",
     "open_volume",
 ]

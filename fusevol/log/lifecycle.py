@@ -31,7 +31,7 @@ from fusevol.log.state import History, State
 from fusevol.log.tree import NodeCache, Tree
 from fusevol.log.volume import LogVolume
 
-__all__ = ["clone_volume", "create_volume", "delete_volume", "holder_of", "open_volume"]
+__all__ = ["clone_volume", "create_volume", "delete_volume", "empty_volume", "holder_of", "open_volume"]
 
 _READ_RETRIES = 5
 
@@ -40,6 +40,20 @@ async def create_volume(backend: Backend, volume_id: str) -> None:
     """Make an empty volume. Raises AlreadyExists, InvalidArgument, BackendError."""
     await backend.create(volume_id)
     await backend.put_manifest(volume_id, Manifest(uuid=secrets.token_hex(16)).to_bytes(), NO_VERSION)
+
+
+async def empty_volume(backend: Backend, volume_id: str) -> None:
+    """Make a volume new, snapshots and all; also one whose making or emptying was interrupted.
+
+    Its epochs go on, so that whoever had it attached before is fenced as ever. Raises as `delete_volume`.
+    """
+    epoch = 0
+    with suppress(VolumeNotFound, CorruptData):
+        epoch = (await read_manifest(backend, volume_id))[0].epoch
+    with suppress(VolumeNotFound):
+        await delete_volume(backend, volume_id)
+    await backend.create(volume_id)
+    await backend.put_manifest(volume_id, Manifest(uuid=secrets.token_hex(16), epoch=epoch).to_bytes(), NO_VERSION)
 
 
 async def clone_volume(backend: Backend, parent: str, snapshot: str, volume_id: str) -> None:

@@ -311,7 +311,7 @@ def test_home_is_moved_before_the_command(given: str, made: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["colour=red"], "there is no option 'colour'; known: size, pool, from, sticky, group, "),
+        (["colour=red"], "there is no option 'colour'; known: size, pool, from, sticky, ephemeral, group, "),
         (["size"], "option 'size' is not of the form size=VALUE"),
         (["size="], "option 'size' is not of the form size=VALUE"),
         (["size=10X"], "option 'size': '10X' is not a size"),

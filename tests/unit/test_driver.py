@@ -156,7 +156,7 @@ async def test_a_bad_name_is_refused_and_nothing_is_made(driver: LocalDriver, na
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("ephemeral", True), ("block_size", 512), ("snapshot_schedule", "policy=gold"),
+        ("block_size", 512), ("snapshot_schedule", "policy=gold"),
         ("shared", True), ("encrypted", True), ("compressed", True), ("dedupe", True), ("checksummed", False),
         ("format", "ext4"), ("io_strategy", IoStrategy(direct_io=True)),
         ("cos", "high"), ("io_profile", "db"),
