@@ -197,7 +197,7 @@ class Context:
                 f'volume "{volume.locator.name}" is being mounted or unmounted by {server}',
                 hint="try again in a moment",
             )
-        return Control(volume.attach_path[0], volume.locator.name)
+        return Control(volume.attach_path[0], volume.locator.name, volume_id=volume.id)
 
     def refuse_if_mounted(self, volume: Volume, what: str) -> None:
         """Raise VolumeBusy for a volume that is attached; `what` says what cannot be done."""

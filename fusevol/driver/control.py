@@ -27,6 +27,8 @@ __all__ = ["CONTROL_DIRECTORY", "Control"]
 T = TypeVar("T")
 
 CONTROL_DIRECTORY = ".fusevol"
+#: Of the root of a mount: which volume it is of.
+_ID_ATTRIBUTE = "user.fusevol.volume_id"
 
 #: Seconds after which a mount that does not answer is given up.
 _PATIENCE = 60.0
@@ -64,8 +66,9 @@ class Control:
     Files are touched in a thread that is given up when the mount does not answer, so nothing here hangs for ever.
     """
 
-    def __init__(self, mount_path: str, name: str, *, patience: float = _PATIENCE) -> None:
-        """name: what errors call the volume."""
+    def __init__(self, mount_path: str, name: str, *, volume_id: str = "", patience: float = _PATIENCE) -> None:
+        """name: what errors call the volume. volume_id: of which volume the mount has to be; "" for any."""
+        self._volume_id = volume_id
         self.path = Path(mount_path) / CONTROL_DIRECTORY
         self.name = name
         self._patience = patience
@@ -77,12 +80,45 @@ class Control:
             f'the mount of volume "{self.name}" on {self.path.parent} has not answered for {self._patience:g} seconds'
         )
 
+    def open_root(self) -> int:
+        """The root of the mount, which cannot be unmounted until that is closed. Blocks.
+
+        Raises OSError, and VolumeBusy where the mount of another volume is there by now.
+        """
+        root = os.open(self.path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._check(root)
+        except BaseException:
+            os.close(root)
+            raise
+        return root
+
+    def _check(self, root: int) -> None:
+        try:
+            found = os.getxattr(f"/proc/self/fd/{root}", _ID_ATTRIBUTE).decode() if self._volume_id else ""
+        except OSError as error:
+            # Without control files there is no such attribute, either.
+            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+                return
+            raise
+        if found != self._volume_id:
+            raise VolumeBusy(
+                f'volume "{self.name}" is not mounted on {self.path.parent} any more', hint="try again in a moment"
+            )
+
+    def _open(self, file: str, flags: int) -> int:
+        root = self.open_root()
+        try:
+            return os.open(f"{CONTROL_DIRECTORY}/{file}", flags | os.O_CLOEXEC, dir_fd=root)
+        finally:
+            os.close(root)
+
     async def write(self, file: str, line: str, what: str) -> None:
         """Give a command; `what` says in an error what could not be done."""
 
         def work() -> None:
             try:
-                fd = os.open(self.path / file, os.O_WRONLY | os.O_CLOEXEC)
+                fd = self._open(file, os.O_WRONLY)
             except FileNotFoundError:
                 raise NotSupported(f'the mount of volume "{self.name}" has no control file {file}') from None
             except OSError as error:
@@ -101,7 +137,8 @@ class Control:
 
         def work() -> bytes:
             try:
-                return (self.path / file).read_bytes()
+                with open(self._open(file, os.O_RDONLY), "rb") as stream:
+                    return stream.read()
             except FileNotFoundError:
                 raise NotSupported(f'the mount of volume "{self.name}" has no control file {file}') from None
             except OSError as error:

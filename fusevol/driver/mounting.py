@@ -155,17 +155,31 @@ class Mounting:
         from fusevol.mount.attaching import check_mountpoint
         from fusevol.mount.syscalls import MountFlag, mount
 
-        first = volume.attach_path[0]
+        control = self._context.control(volume)
+        if control is None:
+            raise VolumeDetached(f'volume "{volume.locator.name}" is not mounted any more')
+
+        def bind() -> None:
+            root = control.open_root()
+            try:
+                mount(f"/proc/self/fd/{root}", Path(path), "none", MountFlag.BIND, "")
+            finally:
+                os.close(root)
+
         await take_away(path)
         await trio.to_thread.run_sync(check_mountpoint, Path(path))
         # First the record, in which a path without a mount means nothing.
         after = await self._context.change(volume.id, lambda now: _with(now, path))
         try:
-            await trio.to_thread.run_sync(lambda: mount(first, Path(path), "none", MountFlag.BIND, ""))
-        except OSError as error:
+            await trio.to_thread.run_sync(bind)
+        except (OSError, VolumeBusy) as error:
             await self._context.change(volume.id, lambda now: _without(now, path))
+            if isinstance(error, VolumeBusy):
+                raise
             if isinstance(error, PermissionError):
-                raise NotSupported(f'"{first}" is mounted, and only root can mount it on "{path}" as well') from error
+                raise NotSupported(
+                    f'"{volume.attach_path[0]}" is mounted, and only root can mount it on "{path}" as well'
+                ) from error
             raise BackendError(f'mounting on "{path}" failed: {error.strerror}') from error
         return after
 

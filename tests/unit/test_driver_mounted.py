@@ -204,6 +204,19 @@ async def test_errors_of_control_files_are_ours_and_name_the_volume(tmp_path: Pa
 
 
 @needs_fuse
+async def test_a_command_for_a_volume_never_reaches_another_one_that_is_mounted_there_by_now(
+    driver: LocalDriver, web: str, mount: Path
+) -> None:
+    """It may be unmounted, and another one mounted, after its record was read."""
+    control = Control(str(mount), "db", volume_id="another")
+    for attempt in (control.snapshot("a", {}), control.used_size()):
+        with pytest.raises(VolumeBusy, match=f'volume "db" is not mounted on {mount} any more'):
+            await attempt
+    assert await driver.snapshots.of(await driver.resolve("web")) == []
+    await Control(str(mount), "web", volume_id=web).snapshot("a", {})
+
+
+@needs_fuse
 async def test_what_a_mount_refuses_comes_as_the_error_it_is(driver: LocalDriver, web: str, mount: Path) -> None:
     control = Control(str(mount), "web")
     with pytest.raises(SnapshotNotFound):
