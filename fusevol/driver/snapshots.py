@@ -127,6 +127,10 @@ class Snapshots:
             async with self._context.writing(volume) as log:
                 await log.restore(name)
         made = [snapshot for snapshot in await self.of(volume) if snapshot.id not in before]
+        if not made:
+            raise SnapshotNotFound(
+                f'volume "{volume.locator.name}" is restored, but the snapshot of what it held was deleted by somebody else'
+            )
         return next((snapshot for snapshot in made if snapshot.locator.volume_labels.get(AUTO_LABEL)), made[-1])
 
     async def delete(self, volume: Volume, name: str) -> None:
