@@ -129,7 +129,7 @@ class Snapshots:
         made = [snapshot for snapshot in await self.of(volume) if snapshot.id not in before]
         if not made:
             raise SnapshotNotFound(
-                f'volume "{volume.locator.name}" is restored, but the snapshot of what it held was deleted by somebody else'
+                f'volume "{volume.locator.name}" is restored, but the snapshot of what it held is gone already'
             )
         return next((snapshot for snapshot in made if snapshot.locator.volume_labels.get(AUTO_LABEL)), made[-1])
 
