@@ -139,10 +139,16 @@ class Engine:
         return self.docker("run", "--rm", *(("--name", name) if name else ()), *words, *options, IMAGE, "sh", "-ec", sh)
 
     def detached(self, name: str, *mounts: str, options: tuple[str, ...] = (), sh: str = "") -> str:
-        """Start a container that runs until it is stopped, and return its id. Being stopped takes no time."""
+        """Start a container that runs until it is stopped, and return its id. Being stopped takes no time.
+
+        sh: what it does first; that is done when this returns, unless it goes on for ever.
+        """
         words = [word for mount in mounts for word in ("-v", mount)]
-        script = f"trap 'exit 0' TERM; {sh or ':'}; while :; do sleep 1 & wait; done"
-        return self.docker("run", "-d", "--name", name, *words, *options, IMAGE, "sh", "-c", script)
+        script = f"trap 'exit 0' TERM; {sh or ':'}; : > /done; while :; do sleep 1 & wait; done"
+        container = self.docker("run", "-d", "--name", name, *words, *options, IMAGE, "sh", "-c", script)
+        if sh and not sh.startswith("while"):
+            until(lambda: self.call("exec", name, "test", "-e", "/done").status == 0, f"{name} to have begun")
+        return container
 
     def exec(self, name: str, sh: str) -> str:
         """What a script says in a running container."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.docker.daemon import Daemon
 from tests.docker.engine import Engine
-from tests.e2e.harness import seed
+from tests.e2e.harness import seed, until
 
 _AT_ONCE = 4
 
@@ -42,6 +43,8 @@ def test_containers_come_and_go_and_in_the_end_nothing_is_mounted(
         (chance.sample(names, chance.randint(1, 3)), ["exec", *chance.choices(["restart", "cp", "kill", "stop"], k=2)])
         for _ in range(containers)
     ]
+    daemon.engine.run(f"{names[0]}:/data", sh=":")
+    files = _open_files(daemon)
     # What is killed or stopped cannot be copied to as running, but it can be copied to.
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         futures = [
@@ -57,8 +60,14 @@ def test_containers_come_and_go_and_in_the_end_nothing_is_mounted(
     daemon.all_unmounted()
     for name in names:
         assert daemon.status(name)["state"] != "attached"
+    # Connections of the engine's may be open for a while.
+    until(lambda: _open_files(daemon) < files + containers / 2, "files of the daemon to be closed")
     daemon.engine.docker("volume", "rm", *names)
     assert daemon.names() == []
+
+
+def _open_files(daemon: Daemon) -> int:
+    return len(os.listdir(f"/proc/{daemon.program.pid}/fd"))
 
 
 def _sensible(steps: list[str]) -> list[str]:

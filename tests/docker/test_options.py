@@ -89,3 +89,18 @@ def test_bounds_on_writes_hold_for_containers(daemon: Daemon) -> None:
     daemon.engine.exec("busy", "dd if=/dev/zero of=/data/a bs=1M count=12 && sync /data/a")
     # A bound has time as its least; what may come at once of it at first is a second's worth, or less.
     assert time.monotonic() - started > (12 - 2 * 4) * (1 << 20) / 4e6
+
+
+def test_a_volume_may_be_in_a_pool_in_an_object_store(daemon: Daemon) -> None:
+    config = daemon.machine.disk / "fusevol" / "config.toml"
+    config.write_text('[pools.remote]\nbackend = "object"\nurl = "file:///var/lib/fusevol/objects"\n')
+    daemon.stop()
+    daemon.start()
+    daemon.create("web", "pool=remote")
+    daemon.engine.detached("busy", "web:/data")
+    daemon.engine.exec("busy", "echo before > /data/a; echo one > /data/.fusevol/snapshot; echo after > /data/a")
+    daemon.create("copy", "from=web@one")
+    assert daemon.engine.run("copy:/data", sh="cat /data/a") == "before"
+    daemon.engine.docker("rm", "-f", "busy")
+    assert daemon.engine.run("web:/data", sh="cat /data/a") == "after"
+    assert daemon.status("web")["pool"] == "remote"

@@ -94,6 +94,24 @@ def test_a_second_daemon_is_refused_and_does_the_first_no_harm(daemon: Daemon) -
     assert daemon.names() == ["web"]
 
 
+def test_two_daemons_with_state_directories_of_their_own_are_two_drivers(daemon: Daemon) -> None:
+    machine, engine = daemon.machine, daemon.engine
+    daemon.create("web")
+    other = ("--home", "/run/other", "serve", "--mounts", "/run/elsewhere", "--api-socket", "/run/other.sock")
+    plugin = "/run/docker/plugins/other.sock"
+    machine.start("fusevol", *other, "--plugin-socket", plugin, "--stale-after", "1", log=machine.disk / "other.log")
+    until(lambda: machine.path(plugin).exists(), "the other daemon")
+    engine.docker("volume", "create", "-d", "other", "logs")
+    engine.detached("busy", "web:/web", "logs:/logs", sh="echo one > /web/a; echo two > /logs/a")
+    assert len(daemon.mounted()) == len(machine.mounts("/run/elsewhere")) == 1
+    assert [volume["name"] for volume in daemon.json("ls")] == ["web"]
+    assert sorted(engine.docker("volume", "ls", "-q").split()) == ["logs", "web"]
+    engine.docker("rm", "-f", "busy")
+    daemon.all_unmounted()
+    assert machine.mounts("/run/elsewhere") == []
+    assert engine.run("web:/web", "logs:/logs", sh="cat /web/a /logs/a") == "one\ntwo"
+
+
 def test_the_daemon_tells_systemd_when_it_can_be_used(daemon: Daemon) -> None:
     daemon.stop()
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as systemd:
