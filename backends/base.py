@@ -116,6 +116,12 @@ class Backend(IODriver):
     async def aclose(self) -> None:
         """Let go of files and connections. Does not flush. Calling it twice is harmless."""
 
+    def release(self, volume_id: str) -> None:
+        """Nobody here has the volume open any more: let go of files that are kept open for it, if there are any.
+
+        Files that others remove take up space for as long as they are open. Harmless where somebody uses the volume.
+        """
+
     def read_nowait(self, volume_id: str, size: int, offset: int) -> Buffer | None:
         """Like `read`, but return None rather than wait. Backends that must always wait leave this as is."""
         return None

@@ -127,6 +127,10 @@ class FileBackend(Backend):
         except OSError as error:
             raise translate(error, f'{size} bytes at {offset} of volume "{volume_id}" could not be read') from error
 
+    def release(self, volume_id: str) -> None:
+        if volume := self._volumes.get(volume_id):
+            volume.close_idle()
+
     def capacity(self, volume_id: str) -> Capacity | None:
         try:
             disk = os.statvfs(self.path)

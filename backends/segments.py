@@ -320,6 +320,13 @@ class SegmentDirectory:
                 total += os.stat(self._file(index)).st_blocks * 512
         return total
 
+    def close_idle(self) -> None:
+        """Close files that no thread uses just now. Those that a flush has to be told of errors of stay open."""
+        with self._lock:
+            idle = [index for index, segment in self._open.items() if not segment.users and index not in self._dirty]
+            for index in idle:
+                self._open.pop(index).close()
+
     def close(self) -> None:
         """Close all files."""
         with self._lock:

@@ -36,6 +36,10 @@ class Wrapper(Backend):
         """Forward."""
         return await self.inner.read(volume_id, size, offset)
 
+    def release(self, volume_id: str) -> None:
+        """Forward."""
+        self.inner.release(volume_id)
+
     def capacity(self, volume_id: str) -> Capacity | None:
         """Forward."""
         return self.inner.capacity(volume_id)

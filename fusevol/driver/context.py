@@ -262,8 +262,9 @@ class Context:
 
         opened = False
         with named(volume):
+            backend = self.backend_of(volume)
             try:
-                async with open_volume(self.backend_of(volume), volume.id, read_only=claim is None, claim=claim) as log:
+                async with open_volume(backend, volume.id, read_only=claim is None, claim=claim) as log:
                     opened = True
                     yield log
             except (VolumeNotFound, CorruptData) as error:
@@ -275,6 +276,8 @@ class Context:
                 if isinstance(error, CorruptData):
                     raise
                 raise data_missing(volume) from error
+            finally:
+                backend.release(volume.id)
 
     def log_file(self, volume_id: str) -> Path:
         """Where the processes that serve a volume or snapshot write what they have to say."""

@@ -340,3 +340,21 @@ async def test_a_snapshot_that_is_gone_from_the_log_is_not_found(driver: LocalDr
     for call in (driver.capacity_usage(snapshot), driver.read(snapshot, 1, 0)):
         with pytest.raises(SnapshotNotFound, match="before"):
             await call
+
+
+async def test_no_file_of_a_volume_stays_open_when_it_was_looked_into(driver: LocalDriver, tmp_path: Path) -> None:
+    # The driver of a daemon lives long; meanwhile others remove what it would hold.
+    web = await make(driver, "web")
+    await driver.write(web, b"x" * 4096, 0)
+    await driver.used_size(web)
+    await driver.read(web, 4096, 0)
+    opened = await trio.to_thread.run_sync(_opened_below, tmp_path / "home" / "volumes")
+    assert opened == []
+
+
+def _opened_below(directory: Path) -> list[str]:
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return [path for path in found if path.startswith(str(directory))]
