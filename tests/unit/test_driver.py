@@ -168,6 +168,45 @@ async def test_what_would_have_no_effect_is_refused_by_name(driver: LocalDriver,
     assert await names(driver) == []
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"snapshot_schedule": "hourly"}, "^snapshot_schedule: "),
+        ({"snapshot_interval": 1 << 40}, "^snapshot_interval: "),
+        ({"ephemeral": True, "snapshot_interval": 5}, "^ephemeral: "),
+        ({"ephemeral": True, "snapshot_schedule": "daily=03:00"}, "^ephemeral: "),
+        ({"ephemeral": True, "mount_options": {"ro": ""}}, "^ephemeral: "),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_when_it_is_made_and_when_it_is_changed(
+    driver: LocalDriver, fields: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=said):
+        await driver.create(VolumeLocator(name="web"), None, VolumeSpec(**fields))
+    web = await driver.create(VolumeLocator(name="web"), None, VolumeSpec(ephemeral=fields.get("ephemeral", False)))
+    with pytest.raises(InvalidArgument, match=said):
+        await driver.set(web, LocatorUpdate(name="www"), SpecUpdate(**fields))
+    assert await names(driver) == ["web"]
+
+
+async def test_an_ephemeral_volume_is_made_so_and_has_no_clones_and_no_bytes_of_its_own(driver: LocalDriver) -> None:
+    web = await driver.create(VolumeLocator(name="web"), None, VolumeSpec(block_size=4096))
+    scratch = await driver.create(VolumeLocator(name="scratch"), None, VolumeSpec(ephemeral=True))
+    with pytest.raises(NotSupported, match=r"^ephemeral: "):
+        await driver.set(web, None, SpecUpdate(ephemeral=True))
+    with pytest.raises(NotSupported, match=r"^ephemeral: "):
+        await driver.create(VolumeLocator(name="x"), Source(parent=web), VolumeSpec(ephemeral=True))
+    with pytest.raises(NotSupported, match=r"^ephemeral: "):
+        await driver.create(VolumeLocator(name="x"), Source(parent=scratch), VolumeSpec())
+    with pytest.raises(NotSupported, match=r"^ephemeral: "):
+        await driver.snapshot(scratch, readonly=False, locator=VolumeLocator(name="x"))
+    with pytest.raises(NotSupported, match="scratch"):
+        await driver.write(scratch, b"x", 0)
+    assert sorted(await names(driver)) == ["scratch", "web"]
+    await driver.set(scratch, None, SpecUpdate(ephemeral=False))
+    assert await driver.write(scratch, b"x", 0) == 1
+
+
 @pytest.mark.parametrize("label", ["fusevol.clone", "-x", "a b", "", "x" * 129])
 async def test_a_bad_or_reserved_label_is_refused(driver: LocalDriver, label: str) -> None:
     with pytest.raises(InvalidArgument):
