@@ -93,8 +93,14 @@ class Rounds:
         mounting = bench.start(FUSEVOL, "mount", volume.name, volume.path, env={"FUSEVOL_HOME": str(volume.home)})
         until(lambda: bench.servers() or mounting.poll() is not None, "the new process")
         time.sleep(self._rng.uniform(0, 0.6))
-        for pid in bench.servers():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+
+        def gone() -> bool:
+            # One that was just being forked is not among those that were killed first.
+            for pid in bench.servers():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return not bench.servers()
+
+        gone()
         bench.finish(mounting)
-        until(lambda: not bench.servers(), "the killed process to be gone")
+        until(gone, "the killed process to be gone")
