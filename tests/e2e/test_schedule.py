@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fusevol.mount.mounttable import find
-from tests.e2e.harness import Bench, Volume, until
+from tests.e2e.harness import Volume, until
 from tests.e2e.later import mount_later
 
 DAY = 86400
@@ -116,7 +116,7 @@ def mount_after_crash(volume: Volume, ahead: Path) -> None:
     mount_later(volume, ahead)
 
 
-def test_a_snapshot_that_cannot_be_taken_is_shown_and_taken_later(created: Volume, ahead: Path, bench: Bench) -> None:
+def test_a_snapshot_that_cannot_be_taken_is_shown_and_taken_later(created: Volume, ahead: Path) -> None:
     created.fusevol("set", created.name, "--snap-interval", "1")
     mount_later(created, ahead)
     (created.path / "file").write_text("text")
@@ -131,6 +131,12 @@ def test_a_snapshot_that_cannot_be_taken_is_shown_and_taken_later(created: Volum
         assert said in created.fusevol("status")
     finally:
         os.rename(full, disk)
+    pass_time(created, ahead, 1)
+    until(lambda: len(taken(created)) == 1, "the snapshot to be taken after all")
+    until(lambda: inspected(created)["error"] == "", "the record to say so")
+    assert created.told("status")["schedule"]["error"] is None
+    created.umount()
+    created.check()
 
 
 def test_a_throttled_volume_is_no_faster_than_it_may_be(volume: Volume) -> None:
@@ -189,7 +195,8 @@ def test_requests_that_a_bound_holds_up_are_shown_and_go_on_when_it_is_lifted(vo
     until(lambda: volume.told("active_requests") >= 15, "requests to wait")
     assert [request["operation"] for request in volume.told("requests")].count("write") >= 15
     assert len(os.listdir(volume.path)) == 16
-    assert (volume.path / "0").read_bytes() == bytes(4096)
+    # Reads have no bound.
+    assert len((volume.path / "0").read_bytes()) == 4096
     volume.fusevol("set", volume.name, "--throttle", "none")
     for thread in threads:
         thread.join(60)
