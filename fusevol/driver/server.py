@@ -46,11 +46,12 @@ def mount_options(options: Mapping[str, str], name: str) -> tuple[MountOptions, 
 
 
 class _Record(Outside):
-    """The record of a volume that this process serves."""
+    """The record of a volume that this process, `server`, serves."""
 
-    def __init__(self, context: Context, volume_id: str) -> None:
+    def __init__(self, context: Context, volume_id: str, server: Process) -> None:
         self._context = context
         self._id = volume_id
+        self._server = server
 
     async def settings(self) -> Settings:
         return _settings(await self._context.store.get_vol(self._id))
@@ -65,7 +66,11 @@ class _Record(Outside):
         await Snapshots(self._context).record(await self._context.store.get_vol(self._id), snapshots)
 
     async def note(self, failure: str) -> None:
-        await self._context.change(self._id, lambda volume: msgspec.structs.replace(volume, error=failure))
+        def change(volume: Volume) -> Volume:
+            # Not where the lease was broken meanwhile.
+            return msgspec.structs.replace(volume, error=failure) if server_of(volume) == self._server else volume
+
+        await self._context.change(self._id, change)
 
 
 def _settings(volume: Volume) -> Settings:
@@ -106,7 +111,7 @@ async def serve_mount(arguments: Arguments, ready: Callable[[], None]) -> None:
                 await context.empty(record, force=bool(arguments.get("force")))
             await serve_volume(
                 context.backend_of(record), volume_id, Path(path), name=name, ready=ready, size=record.spec.size,
-                control=control, options=mounting, outside=_Record(context, volume_id),
+                control=control, options=mounting, outside=_Record(context, volume_id, server),
                 claim=claim(volume_id, server, context.home.path, force=bool(arguments.get("force"))),
             )  # fmt: skip
         except FusevolError as error:
