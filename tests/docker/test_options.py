@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tests.docker.daemon import DRIVER, Daemon
+from tests.e2e.harness import until
 
 
 @pytest.fixture
@@ -73,6 +76,31 @@ def test_a_sticky_volume_is_not_removed(daemon: Daemon) -> None:
     daemon.fusevol("set", "web", "--no-sticky")
     daemon.engine.docker("volume", "rm", "web")
     assert daemon.names() == []
+
+
+def test_an_ephemeral_volume_is_empty_again_after_its_containers(daemon: Daemon) -> None:
+    daemon.create("scratch", "ephemeral=true")
+    daemon.engine.detached("one", "scratch:/data")
+    daemon.engine.exec("one", "echo hello > /data/a")
+    assert daemon.engine.run("scratch:/data", sh="cat /data/a") == "hello"
+    daemon.engine.docker("rm", "-f", "one")
+    daemon.all_unmounted()
+    assert daemon.engine.run("scratch:/data", sh="ls /data") == ""
+
+
+def test_an_ephemeral_volume_is_as_it_was_for_containers_whose_daemon_died(daemon: Daemon) -> None:
+    daemon.create("scratch", "ephemeral=true")
+    daemon.engine.detached("one", "scratch:/data")
+    daemon.engine.exec("one", "echo hello > /data/a; sync /data/a")
+    daemon.kill()
+    daemon.start()
+    assert daemon.engine.run("scratch:/data", sh="cat /data/a") == "hello"
+    # But what is mounted again after its process died is empty.
+    os.kill(daemon.server("scratch"), signal.SIGKILL)
+    until(lambda: "mounted again" in daemon.status("scratch")["error"], "it to be mounted again")
+    daemon.engine.docker("restart", "one")
+    assert daemon.engine.run("scratch:/data", sh="ls /data") == ""
+    assert daemon.json("check", "scratch")["problems"] == []
 
 
 def test_a_schedule_of_snapshots_is_kept_with_the_volume(daemon: Daemon) -> None:
