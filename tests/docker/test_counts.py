@@ -132,7 +132,8 @@ def _dying(daemon: Daemon, chance: random.Random) -> Iterator[list[float]]:
     assert errors == []
 
 
-@pytest.mark.parametrize("containers", [3, pytest.param(40, marks=pytest.mark.slow)], ids=["few", "many"])
+@pytest.mark.slow
+@pytest.mark.parametrize("containers", [3, 40], ids=["few", "many"])
 def test_containers_come_and_go_while_the_daemon_dies_again_and_again(daemon: Daemon, containers: int) -> None:
     engine, chance = daemon.engine, random.Random(seed())
     daemon.create("logs")

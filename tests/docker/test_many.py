@@ -30,7 +30,7 @@ def _life(engine: Engine, number: int, volumes: list[str], steps: list[str]) -> 
 
 
 @pytest.mark.parametrize(
-    ("containers", "volumes"), [(8, 4), pytest.param(50, 20, marks=pytest.mark.slow)], ids=["few", "many"]
+    ("containers", "volumes"), [(6, 3), pytest.param(50, 20, marks=pytest.mark.slow)], ids=["few", "many"]
 )
 def test_containers_come_and_go_and_in_the_end_nothing_is_mounted(
     daemon: Daemon, containers: int, volumes: int

@@ -88,6 +88,7 @@ def test_an_ephemeral_volume_is_empty_again_after_its_containers(daemon: Daemon)
     assert daemon.engine.run("scratch:/data", sh="ls /data") == ""
 
 
+@pytest.mark.slow
 def test_an_ephemeral_volume_is_as_it_was_for_containers_whose_daemon_died(daemon: Daemon) -> None:
     daemon.create("scratch", "ephemeral=true")
     daemon.engine.detached("one", "scratch:/data")
@@ -110,6 +111,7 @@ def test_a_schedule_of_snapshots_is_kept_with_the_volume(daemon: Daemon) -> None
     assert daemon.json("inspect", "logs")["snapshot_interval"] == 15
 
 
+@pytest.mark.slow
 def test_bounds_on_writes_hold_for_containers(daemon: Daemon) -> None:
     daemon.create("slow", "write_bw_mbytes=4")
     daemon.engine.detached("busy", "slow:/data")

@@ -34,7 +34,7 @@ def _back(daemon: Daemon, name: str) -> None:
 # -- the daemon -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", ["kill", "stop"])
+@pytest.mark.parametrize("end", ["kill", pytest.param("stop", marks=pytest.mark.slow)])
 def test_containers_go_on_without_the_daemon_and_the_next_one_knows_who_uses_what(daemon: Daemon, end: str) -> None:
     daemon.create("web", "size=1G")
     daemon.create("logs")
@@ -94,6 +94,7 @@ def test_a_second_daemon_is_refused_and_does_the_first_no_harm(daemon: Daemon) -
     assert daemon.names() == ["web"]
 
 
+@pytest.mark.slow
 def test_two_daemons_with_state_directories_of_their_own_are_two_drivers(daemon: Daemon) -> None:
     machine, engine = daemon.machine, daemon.engine
     daemon.create("web")

@@ -131,6 +131,7 @@ def test_a_volume_whose_data_is_lost_says_so_and_can_be_removed(daemon: Daemon) 
     assert daemon.names() == ["good"]
 
 
+@pytest.mark.slow
 def test_damaged_data_is_an_error_in_the_container_and_never_wrong(daemon: Daemon) -> None:
     daemon.create("web")
     daemon.engine.run("web:/data", sh="yes hello | head -c 1000000 > /data/a")

@@ -25,6 +25,7 @@ def test_a_name_that_is_none_is_refused(daemon: Daemon, name: str) -> None:
     assert daemon.json("ls") == []
 
 
+@pytest.mark.slow
 def test_a_volume_of_that_name_is_made_once(daemon: Daemon) -> None:
     daemon.create("web", "size=1G")
     daemon.engine.run("web:/data", sh="echo hello > /data/a")
