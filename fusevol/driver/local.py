@@ -28,13 +28,14 @@ from fusevol.driver import snapmounts
 from fusevol.driver.attachment import believed
 from fusevol.driver.consumers import refuse_if_used
 from fusevol.driver.contents import Contents
-from fusevol.driver.context import POOL_LABEL, Context, pool_of
+from fusevol.driver.context import Context, pool_of
 from fusevol.driver.control import Control
 from fusevol.driver.mounting import Mounting, absolute
 from fusevol.driver.rawbytes import RawBytes
 from fusevol.driver.reconciliation import Reconciled, reconcile
+from fusevol.driver.records import as_before, available, deleted, in_pool, inherited, names_of
 from fusevol.driver.snapshots import CLONE_LABEL, Snapshots
-from fusevol.driver.specs import check_labels, check_spec, followed, own_labels
+from fusevol.driver.specs import check_labels, check_spec, followed
 from fusevol.driver.statistics import Statistics
 from fusevol.driver.together import Together
 from fusevol.driver.upkeep import Upkeep
@@ -54,7 +55,6 @@ from fusevol.home import Home
 __all__ = ["LocalDriver"]
 
 _ATTEMPTS = 5
-_NAMES_SHOWN = 5
 
 
 class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDriver):
@@ -150,7 +150,7 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
             state=VolumeState.PENDING,
         )
         parent = await self._parent_of(record)
-        record = _inherit(record, parent) if parent else _in_pool(record, pool_of(record))
+        record = inherited(record, parent) if parent else in_pool(record, pool_of(record))
         if not self.context.backend_of(record).traits.durable:
             raise NotSupported(
                 f'pool "{pool_of(record)}" keeps nothing once this process ends', hint="choose another with --pool"
@@ -206,7 +206,7 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
                     if not parent.is_snapshot:
                         snapshot = await self.snapshots.take_for_clone(parent.id, record.id)
                     await clone_volume(backend, origin, snapshot, record.id)
-                await self.context.change(record.id, _available)
+                await self.context.change(record.id, available)
             except BaseException as error:
                 with trio.CancelScope(shield=True):
                     # What cannot be removed now is left as `pending`.
@@ -243,7 +243,7 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
                 raise VolumeBusy(f'volume "{name}" is sticky', hint=f"to let it go: fusevol set {name} --no-sticky")
             await self.context.refuse_if_claimed(volume)
             await self._refuse_if_needed(volume, with_snapshots=with_snapshots)
-            await self.context.change(volume_id, _deleted)
+            await self.context.change(volume_id, deleted)
             try:
                 await self.context.remove(volume)
             except VolumeHasSnapshots:
@@ -264,11 +264,11 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
             clones += await self.store.children(snapshot.id)
         name = volume.locator.name
         if clones:
-            raise VolumeHasSnapshots(f'volume "{name}" has clones: {_names(clones)}', hint="delete its clones first")
+            raise VolumeHasSnapshots(f'volume "{name}" has clones: {names_of(clones)}', hint="delete its clones first")
         left = [snapshot for snapshot in snapshots if not await self.snapshots.is_stale(snapshot)]
         if left and not with_snapshots:
             raise VolumeHasSnapshots(
-                f'volume "{name}" has snapshots: {_names(left)}',
+                f'volume "{name}" has snapshots: {names_of(left)}',
                 hint=f"to delete them as well: fusevol rm --snapshots {name}",
             )
 
@@ -282,7 +282,7 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
                 clones.append(await self.store.get_vol(clone_id))
             if clones:
                 ref = VolumeRef(volume.locator.name, snapshot.locator.name)
-                raise VolumeHasSnapshots(f'snapshot "{ref}" has clones: {_names(clones)}', hint="delete them first")
+                raise VolumeHasSnapshots(f'snapshot "{ref}" has clones: {names_of(clones)}', hint="delete them first")
             await self.snapshots.delete(volume, snapshot.locator.name)
 
     # -- changing ---------------------------------------------------------------------------------
@@ -325,7 +325,7 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
             if before.spec.size != after.spec.size:
                 await control.resize(after.spec.size)
         except FusevolError:
-            await self.context.change(after.id, lambda now: _as_before(now, after, before))
+            await self.context.change(after.id, lambda now: as_before(now, after, before))
             if reload:
                 with suppress(FusevolError):
                     await control.reload()
@@ -417,46 +417,3 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
             ("pools", ", ".join(pool.name for pool in found.pools)),
             ("problems", "; ".join(found.problems) or "none"),
         ]
-
-
-def _inherit(record: Volume, parent: Volume) -> Volume:
-    """The record of a clone: in its parent's pool, with its labels, and its size unless it has one."""
-    pool, size = pool_of(parent), record.spec.size
-    if record.locator.volume_labels.get(POOL_LABEL, pool) != pool:
-        raise NotSupported(f'a clone of "{parent.locator.name}" can only be in the same pool, "{pool}"')
-    if parent.state in (VolumeState.PENDING, VolumeState.DELETED):
-        raise VolumeNotFound(f'volume "{parent.locator.name}" is being created or deleted')
-    if size and size < parent.spec.size:
-        raise InvalidArgument(f'a clone of "{parent.locator.name}" cannot be smaller than its {parent.spec.size} bytes')
-    record = _in_pool(record, pool)
-    locator = msgspec.structs.replace(
-        record.locator, volume_labels={**own_labels(parent), **record.locator.volume_labels}
-    )
-    spec = msgspec.structs.replace(record.spec, size=size or parent.spec.size)
-    return msgspec.structs.replace(record, locator=locator, spec=spec, format=parent.format)
-
-
-def _in_pool(record: Volume, pool: str) -> Volume:
-    labels = {**record.locator.volume_labels, POOL_LABEL: pool}
-    return msgspec.structs.replace(record, locator=msgspec.structs.replace(record.locator, volume_labels=labels))
-
-
-def _available(volume: Volume) -> Volume:
-    return msgspec.structs.replace(volume, state=VolumeState.AVAILABLE, status=VolumeStatus.UP)
-
-
-def _as_before(now: Volume, after: Volume, before: Volume) -> Volume:
-    """The record with a change of locator and spec undone, unless somebody made another one since."""
-    if (now.locator, now.spec) != (after.locator, after.spec):
-        return now
-    return msgspec.structs.replace(now, locator=before.locator, spec=before.spec)
-
-
-def _deleted(volume: Volume) -> Volume:
-    return msgspec.structs.replace(volume, state=VolumeState.DELETED, status=VolumeStatus.DOWN)
-
-
-def _names(volumes: Sequence[Volume]) -> str:
-    names = sorted({volume.locator.name for volume in volumes})
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
