@@ -249,7 +249,8 @@ def test_volumes_are_back_although_the_engine_gave_up_waiting_for_the_daemon(dae
     daemon.stop()
     daemon.engine.start()
     assert 'plugin "fusevol" not found' in daemon.engine.refused("start", "busy")
-    words = ("run", "--rm", "--volume-driver", DRIVER, "-v", "web:/data", "busybox", "true")
+    # What is not found is taken for the image by the command, unless it is told to look for none.
+    words = ("run", "--pull=never", "--rm", "--volume-driver", DRIVER, "-v", "web:/data", "busybox", "true")
     assert 'plugin "fusevol" not found' in daemon.engine.refused(*words)
     daemon.start()
     assert daemon.names() == ["web"]
