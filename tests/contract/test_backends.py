@@ -81,6 +81,7 @@ class TestFileBackend(BackendContract):
         return lambda: FileBackend(tmp_path / "store")
 
 
+@pytest.mark.slow
 class TestObjectBackendOnS3(BackendContract):
     @pytest.fixture
     def prefix(self) -> str:

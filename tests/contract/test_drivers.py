@@ -52,7 +52,15 @@ class TestLocalDriver(DriverContract):
         return driver
 
 
-class TestTwoLocalDrivers(DriverContract):
+class Once:
+    """Has the second round only in scripts/soak."""
+
+    @pytest.fixture(params=["first", pytest.param("again", marks=pytest.mark.slow)])
+    def home(self, state: Path, request: pytest.FixtureRequest) -> Home:
+        return Home(state)
+
+
+class TestTwoLocalDrivers(Once, DriverContract):
     @pytest.fixture
     async def driver(self, home: Home) -> AsyncIterator[LocalDriver]:
         async with LocalDriver(home, command="test") as driver:
@@ -65,10 +73,10 @@ class TestTwoLocalDrivers(DriverContract):
             yield driver
 
 
-class TestLocalDriverOnS3(TestLocalDriver):
+class TestLocalDriverOnS3(Once, TestLocalDriver):
     store = "s3"
 
 
 @pytest.mark.slow
-class TestLocalDriverOnObjectsInADirectory(TestLocalDriver):
+class TestLocalDriverOnObjectsInADirectory(Once, TestLocalDriver):
     store = "objects"

@@ -177,7 +177,7 @@ def test_a_mount_without_uses_is_taken_away(daemon: Daemon) -> None:
 
 
 def test_a_volume_that_hangs_keeps_only_its_own_callers_waiting(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--patience", "8") as daemon:
+    with Daemon(tmp_path, "--patience", "5") as daemon:
         for name in ("stuck", "well"):
             daemon.volume("Create", name)
         assert daemon.volume("Mount", "stuck", ID="a")["Err"] == ""

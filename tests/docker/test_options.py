@@ -12,6 +12,9 @@ import pytest
 from tests.docker.daemon import DRIVER, Daemon
 from tests.e2e.harness import until
 
+#: What options mean to a daemon is in tests/daemon, too.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def daemon(tidied: Daemon) -> Daemon:

@@ -97,6 +97,7 @@ def test_a_store_that_hangs_keeps_containers_of_its_volumes_from_starting_and_no
     daemon.all_unmounted()
 
 
+@pytest.mark.slow
 def test_a_container_whose_store_hangs_is_let_go_by_killing_the_mount_process(hanging: Daemon) -> None:
     daemon, engine = hanging, hanging.engine
     engine.detached("ill", "hung:/data")

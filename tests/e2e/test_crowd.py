@@ -8,7 +8,7 @@ from tests.e2e.harness import Bench, seed
 
 
 @pytest.mark.limit(400)
-@pytest.mark.parametrize("seconds", [8, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_crowd_on_ten_volumes_fails_with_named_errors_only_and_leaves_true_records(
     bench: Bench, seconds: int
 ) -> None:

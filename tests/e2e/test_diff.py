@@ -252,7 +252,7 @@ def in_order(changes: list[dict[str, Any]]) -> list[str]:
     return sorted(json.dumps(change, sort_keys=True) for change in changes)
 
 
-@pytest.mark.parametrize("many", [30, 200])
+@pytest.mark.parametrize("many", [30, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_diff_says_what_two_walks_of_the_mounted_trees_differ_in(volume: Volume, many: int) -> None:
     changer = Changer(volume.path, seed())
     changer.change(400)
@@ -280,6 +280,7 @@ def test_a_diff_says_what_two_walks_of_the_mounted_trees_differ_in(volume: Volum
     assert len(expected(trees["s0"], trees["s3"])) > many / 10
 
 
+@pytest.mark.slow
 def test_a_volume_is_compared_while_it_is_written_to(volume: Volume, bench: Bench) -> None:
     (volume.path / "kept").write_bytes(b"x" * 100_000)
     volume.command("snapshot", "before")

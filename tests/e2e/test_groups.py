@@ -147,6 +147,7 @@ def test_a_volume_that_somebody_holds_still_stays_so(group: list[Volume]) -> Non
     one.command("unquiesce", "")
 
 
+@pytest.mark.slow
 def test_a_volume_that_was_let_go_on_too_early_fails_the_whole(group: list[Volume]) -> None:
     one, two, three = group
 
