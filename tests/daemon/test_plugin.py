@@ -176,6 +176,7 @@ def test_a_mount_without_uses_is_taken_away(daemon: Daemon) -> None:
     assert _status(daemon, "data")["state"] == "detached"
 
 
+@pytest.mark.slow
 def test_a_volume_that_hangs_keeps_only_its_own_callers_waiting(tmp_path: Path) -> None:
     with Daemon(tmp_path, "--patience", "5") as daemon:
         for name in ("stuck", "well"):

@@ -169,6 +169,7 @@ def test_a_volume_that_was_let_go_on_too_early_fails_the_whole(group: list[Volum
     assert three.refused("snapshot", "--group", "nope", "s")
 
 
+@pytest.mark.slow
 def test_a_mount_that_does_not_answer_keeps_no_other_volume_held(group: list[Volume], bench: Bench) -> None:
     one, two, _ = group
     os.kill(two.server, signal.SIGSTOP)

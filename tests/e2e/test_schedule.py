@@ -55,6 +55,7 @@ def inspected(volume: Volume) -> Any:
     return json.loads(volume.fusevol("inspect", volume.name, "--json"))
 
 
+@pytest.mark.slow
 def test_days_of_a_mounted_volume_are_kept_as_its_schedule_says(created: Volume, ahead: Path) -> None:
     created.fusevol("set", created.name, "--snap-schedule", "daily=03:00,2")
     mount_later(created, ahead)

@@ -102,6 +102,7 @@ async def branching(backend: Backend, options: LogOptions) -> tuple[VolumeModel,
         return life.model, ["trunk", "fork", one, "branch", two]
 
 
+@pytest.mark.slow
 def test_snapshots_on_branches_give_everything_back_in_whatever_order_they_are_deleted() -> None:
     async def delete_in_all_orders() -> None:
         original = MemoryBackend()
