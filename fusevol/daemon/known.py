@@ -5,12 +5,13 @@ the last time.
 """
 
 import logging
+from contextlib import suppress
 
 import trio
 
 from fusevol.api import Volume
 from fusevol.driver import LocalDriver
-from fusevol.errors import FusevolError
+from fusevol.errors import FusevolError, NotSupported
 
 __all__ = ["Known"]
 
@@ -21,7 +22,7 @@ _PATIENCE = 0.25
 
 
 class Known:
-    """Numbers and errors of volumes, by id. They are of this process; errors are written to the records as well."""
+    """Numbers and errors of volumes, by id, for as long as this process lives."""
 
     def __init__(self, driver: LocalDriver, nursery: trio.Nursery) -> None:
         self._driver = driver
@@ -41,18 +42,27 @@ class Known:
 
     async def _ask(self, volume: Volume) -> None:
         try:
-            control = self._driver.context.control(volume)
-            if control is not None:
-                self._used[volume.id] = await control.used_size()
-            else:
-                self._used[volume.id] = await self._driver.used_size(volume.id)
+            self._used[volume.id] = await self._measure(volume)
         except FusevolError:
-            # It is being mounted, or has no control files, or is damaged: others say so.
+            # It is being mounted, or is damaged: others say so.
             pass
         except Exception:
             log.exception("%s: what it takes up is not known", volume.locator.name)
         finally:
             self._asking.pop(volume.id).set()
+
+    async def _measure(self, volume: Volume) -> int:
+        control = self._driver.context.control(volume)
+        if control is not None:
+            with suppress(NotSupported):
+                return await control.used_size()
+        # Not mounted, or without control files.
+        return await self._driver.used_size(volume.id)
+
+    def forget(self, volume: Volume) -> None:
+        """It is deleted."""
+        self._used.pop(volume.id, None)
+        self._errors.pop(volume.id, None)
 
     def error(self, volume: Volume) -> str:
         """What went wrong last with a volume, in one line; "" where nothing did."""

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fusevol.api import LocatorUpdate, SpecUpdate, Volume, VolumeLocator
+from fusevol.api import LocatorUpdate, SpecUpdate, Stats, Volume, VolumeLocator
 from fusevol.api.codec import to_json
 from fusevol.cli.objects import SnapshotObject, VolumeObject, snapshot_object, volume_object
 from fusevol.daemon.http import error_handlers, json_response, read_json
@@ -86,10 +86,12 @@ class _Api:
         return Response(await metrics(self._driver), media_type=CONTENT_TYPE)
 
     async def status(self, _: Request) -> Response:
-        return json_response(await self._work.on("", "looking at everything", lambda _: self._driver.upkeep.overview()))
+        found = await self._work.on("", "looking at everything", lambda _: self._driver.upkeep.overview())
+        return json_response(found)
 
     async def requests(self, _: Request) -> Response:
-        return json_response(await self._driver.get_active_requests())
+        found = await self._work.on("", "asking all mounts", lambda _: self._driver.get_active_requests())
+        return json_response(found)
 
     # -- volumes ----------------------------------------------------------------------------------
 
@@ -116,10 +118,11 @@ class _Api:
         if not isinstance(name, str):
             raise InvalidArgument('"name" is missing, or not a text')
         labels = _convert(labels, dict[str, str], "labels")
-        locator, source, spec = await wanted(self._driver, name, {key: _word(key, asked[key]) for key in asked})
-        locator = msgspec.structs.replace(locator, volume_labels={**labels, **locator.volume_labels})
+        options = {key: _word(key, asked[key]) for key in asked}
 
         async def make(_: Call[str]) -> str:
+            locator, source, spec = await wanted(self._driver, name, options)
+            locator = msgspec.structs.replace(locator, volume_labels={**labels, **locator.volume_labels})
             return await self._driver.create(locator, source, spec, exist_ok=False)
 
         return json_response(await self._object(await self._work.on(name, "creating it", make)), 201)
@@ -127,7 +130,7 @@ class _Api:
     async def change(self, request: Request) -> Response:
         asked = await read_json(request, dict[str, Any])
         volume = await self._volume(request)
-        locator: dict[str, Any] = {key: asked.pop(key) for key in ("name", "group") if key in asked}
+        locator: dict[str, Any] = {"name": asked.pop("name")} if "name" in asked else {}
         if isinstance(asked.get("size"), str):
             asked["size"] = _size(asked["size"])
         if "labels" in asked:
@@ -151,7 +154,11 @@ class _Api:
 
     async def stats(self, request: Request) -> Response:
         volume = await self._volume(request)
-        found = await self._driver.stats(volume.id, cumulative=True)
+
+        async def ask(_: Call[Stats]) -> Stats:
+            return await self._driver.stats(volume.id, cumulative=True)
+
+        found = await self._work.on(volume.locator.name, "saying its numbers", ask)
         return Response(to_json(found), media_type="application/json")
 
     async def mount(self, request: Request) -> Response:

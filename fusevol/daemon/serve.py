@@ -77,9 +77,7 @@ async def serve(home: Home, settings: Settings, ready: Callable[[], None]) -> No
             if tcp is not None:
                 await nursery.start(serve_app, Guarded(rest, token), tcp)
             # Not before the sockets answer: it waits for stores, of which one may hang.
-            nursery.start_soon(_reconcile, driver)
-            nursery.start_soon(Supervisor(driver, work, known).run)
-            nursery.start_soon(Counts(volumes, stale_after=settings.stale_after).run)
+            nursery.start_soon(_look_after, volumes, settings)
             log.info(
                 "volumes of %s for Docker on %s, API on %s", home.path, settings.plugin_socket, settings.api_socket
             )
@@ -91,8 +89,19 @@ async def serve(home: Home, settings: Settings, ready: Callable[[], None]) -> No
                 notify("STOPPING=1")
 
 
-async def _reconcile(driver: LocalDriver) -> None:
-    """Put in order what was left by crashes and reboots."""
+async def _look_after(volumes: DockerVolumes, settings: Settings) -> None:
+    """Put in order what was left by crashes and reboots, and then watch over mounts and counts for ever."""
+    async with trio.open_nursery() as nursery:
+        done = trio.Event()
+        nursery.start_soon(_reconcile, volumes.driver, done)
+        # What died before is detached first, so that it is not taken for something that died just now.
+        with trio.move_on_after(settings.patience):
+            await done.wait()
+        nursery.start_soon(Supervisor(volumes.driver, volumes.work, volumes.known).run)
+        nursery.start_soon(Counts(volumes, stale_after=settings.stale_after).run)
+
+
+async def _reconcile(driver: LocalDriver, done: trio.Event) -> None:
     try:
         for line in (await driver.reconcile()).lines:
             log.info("%s", line)
@@ -100,6 +109,8 @@ async def _reconcile(driver: LocalDriver) -> None:
         log.error("what crashes left could not be put in order: %s", error)
     except Exception:
         log.exception("what crashes left could not be put in order")
+    finally:
+        done.set()
 
 
 def _only_one(home: Home) -> IO[bytes]:

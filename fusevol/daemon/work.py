@@ -63,13 +63,15 @@ class Work:
     ) -> T:
         """Run an operation on the volume of that name once those before it are through, and return its result.
 
-        what: the operation, for an error and the log. must_run: it is done also where the caller gave up before its
+        name: "" for one on all volumes, which waits for others of the same kind only. what: the operation, for an error
+        and the log. must_run: it is done also where the caller gave up before its
         turn came. Raises what it raises, and VolumeBusy where it takes too long.
         """
         call: Call[T] = Call()
 
         async def task() -> None:
-            async with self._turn(name):
+            # No volume has such a name.
+            async with self._turn(name or f"@{what}"):
                 if call.given_up and not must_run:
                     return
                 error = await call.run(operation)
@@ -80,9 +82,10 @@ class Work:
         with trio.move_on_after(self.patience):
             return await call.wait()
         call.given_up = True
-        log.warning("%s: %s has taken more than %g seconds", name, what, self.patience)
+        log.warning("%s: %s has taken more than %g seconds", name or "volumes", what, self.patience)
+        whose = f'volume "{name}" does not answer' if name else "some volume does not answer"
         raise VolumeBusy(
-            f'volume "{name}" does not answer: {what} has taken more than {self.patience:g} seconds, and goes on',
+            f"{whose}: {what} has taken more than {self.patience:g} seconds, and goes on",
             hint="fusevol status, and the logs of the state directory, may tell why",
         )
 

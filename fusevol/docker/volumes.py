@@ -69,10 +69,9 @@ class DockerVolumes:
 
     async def create(self, name: str, options: Mapping[str, str] | None) -> None:
         """Make a volume, as `docker volume create` says. One of that name, size and source is the one asked for."""
-        locator, source, spec = await wanted(self.driver, name, options or {})
 
         async def make(_: Call[str]) -> str:
-            return await self.driver.create(locator, source, spec)
+            return await self.driver.create(*await wanted(self.driver, name, options or {}))
 
         await self.work.on(name, "creating it", make)
 
@@ -168,6 +167,7 @@ class DockerVolumes:
                 refuse_if_used(now, "removed")
                 await self.unmount_here(now)
                 await self.driver.delete(volume.id)
+                self.known.forget(volume)
 
             await self.work.on(name, "removing it", remove)
 

@@ -166,6 +166,24 @@ def test_a_mount_that_died_while_no_daemon_ran_is_mounted_again(daemon: Daemon) 
     assert _status(daemon, "data")["uses"] == 1
 
 
+def test_a_mount_on_the_host_that_died_while_no_daemon_ran_is_detached_and_not_mounted_again(daemon: Daemon) -> None:
+    daemon.volume("Create", "data")
+    place = daemon.command.home / "place"
+    place.mkdir()
+    daemon.command("mount", "data", str(place))
+    server = _server(daemon, "data")
+    daemon.kill()
+    os.kill(server, signal.SIGKILL)
+    daemon.start()
+    until(lambda: '"data" is detached' in daemon.log.read_text(), "the daemon to put it in order")
+    assert mount_at(str(place)) is None
+    # A mount made after that is watched, like any other.
+    daemon.command("mount", "data", str(place))
+    os.kill(_server(daemon, "data"), signal.SIGKILL)
+    until(lambda: "mounted again on" in daemon.log.read_text(), "the daemon to notice")
+    assert is_ours(mount_at(str(place)))
+
+
 def test_a_mount_without_uses_is_taken_away(daemon: Daemon) -> None:
     daemon.volume("Create", "data")
     path = daemon.command.home / "mounts" / _status(daemon, "data")["id"]
@@ -191,6 +209,8 @@ def test_a_volume_that_hangs_keeps_only_its_own_callers_waiting(tmp_path: Path) 
             answer = daemon.api("POST", "/v1/volumes/stuck/snapshots", {"name": "one"})
             assert answer.status == 409
             assert "does not answer" in answer.body["error"]
+            assert "does not answer" in daemon.api("GET", "/v1/volumes/stuck/stats").body["error"]
+            assert "does not answer" in daemon.api("GET", "/v1/requests").body["error"]
             assert daemon.volume("Mount", "well", ID="b")["Err"] == ""
             assert daemon.volume("Unmount", "well", ID="b")["Err"] == ""
             assert "fusevol_volume_answers" in daemon.api("GET", "/metrics").body

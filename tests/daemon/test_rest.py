@@ -17,10 +17,11 @@ def test_a_volume_lives_its_whole_life_over_http(daemon: Daemon, tmp_path: Path)
     assert daemon.api("GET", "/v1/volumes").body == {"volumes": [made.body]}
     assert daemon.api("GET", f"/v1/volumes/{made.body['id']}").body == made.body
 
-    changed = daemon.api("PATCH", "/v1/volumes/web", {"name": "www", "size": "2G", "labels": {"tier": ""}})
-    assert (changed.status, changed.body["name"], changed.body["size"], changed.body["labels"]) == (
-        200, "www", 2 << 30, {},
-    )  # fmt: skip
+    changed = daemon.api(
+        "PATCH", "/v1/volumes/web", {"name": "www", "size": "2G", "labels": {"tier": ""}, "group": "x"}
+    )
+    fields = ("name", "size", "labels", "group")
+    assert (changed.status, *(changed.body[field] for field in fields)) == (200, "www", 2 << 30, {}, "x")
 
     place = tmp_path / "home" / "place"
     place.mkdir()

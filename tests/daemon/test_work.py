@@ -48,6 +48,17 @@ async def test_a_caller_gives_up_and_the_operation_goes_on(autojump_clock: MockC
     assert ended == [True]
 
 
+async def test_what_is_about_all_volumes_waits_for_none_of_them_and_blames_none(autojump_clock: MockClock) -> None:
+    async def long(_: Call[None]) -> None:
+        await trio.sleep(60)
+
+    async with trio.open_nursery() as nursery:
+        work = Work(nursery, patience=5)
+        with pytest.raises(VolumeBusy, match="some volume does not answer: looking has taken more than 5 seconds"):
+            await work.on("", "looking", long)
+        assert not work.busy("looking")
+
+
 @pytest.mark.parametrize("must_run", [False, True])
 async def test_what_nobody_waits_for_any_more_is_not_begun_unless_it_must(
     autojump_clock: MockClock, must_run: bool
