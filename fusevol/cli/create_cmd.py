@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fusevol.cli.create_options import option_texts, parse_create_options, throttle_texts
-from fusevol.cli.options import JsonOption, LabelOption, SizeOption, parse_labels
+from fusevol.cli.options import JsonOption, LabelOption, SizeOption
 from fusevol.cli.output import print_json
 from fusevol.cli.settings import drive
 from fusevol.cli.spec_options import (
@@ -16,7 +15,8 @@ from fusevol.cli.spec_options import (
     SnapScheduleOption,
     ThrottleOption,
 )
-from fusevol.errors import InvalidArgument
+from fusevol.forms.labels import parse_labels, with_labels
+from fusevol.forms.options import option_texts, parse_create_options, throttle_texts
 
 __all__ = ["create"]
 
@@ -68,28 +68,18 @@ def create(
       fusevol create web --snap-schedule 'daily=03:00,7;weekly=Sunday@04:00' --throttle write_bw_mbytes=50
       fusevol create web-test --from web@before
     """
-    labels = parse_labels(label)
     flags = {
         "size": size, "pool": pool, "from": source, "sticky": sticky or None, "ephemeral": ephemeral or None,
         "group": group, "readahead": readahead, "snap_interval": snap_interval, "snap_schedule": snap_schedule,
     }  # fmt: skip
     options = parse_create_options([*option_texts(option, flags), *throttle_texts(throttle)])
-    if both := labels.keys() & options.labels.keys():
-        raise InvalidArgument(f"label {min(both)!r} is given twice")
-    labels |= options.labels
+    options = options._replace(labels=with_labels(parse_labels(label or ()), options.labels))
 
-    from fusevol.api import Source, VolumeLocator, VolumeSpec
-    from fusevol.cli.objects import VolumeObject, volume_object
     from fusevol.driver import LocalDriver
-    from fusevol.driver.context import POOL_LABEL
-
-    if options.pool is not None:
-        labels[POOL_LABEL] = options.pool
+    from fusevol.forms.objects import VolumeObject, volume_object
 
     async def work(driver: LocalDriver) -> VolumeObject:
-        parent = None if options.source is None else Source(parent=(await driver.resolve(options.source)).id)
-        locator = VolumeLocator(name=name, volume_labels=labels)
-        volume_id = await driver.create(locator, parent, options.applied_to(VolumeSpec()), exist_ok=exist_ok)
+        volume_id = await driver.create(*await options.request(driver, name), exist_ok=exist_ok)
         return await volume_object(driver, await driver.resolve(volume_id))
 
     made = drive(work)

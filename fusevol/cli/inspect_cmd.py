@@ -10,7 +10,7 @@ from fusevol.cli.settings import drive
 from fusevol.sizes import format_size
 
 if TYPE_CHECKING:
-    from fusevol.cli.objects import VolumeObject
+    from fusevol.forms.objects import VolumeObject
 
 __all__ = ["inspect"]
 
@@ -31,8 +31,8 @@ def inspect(
       fusevol inspect web@before --json
     """
     from fusevol.api import parse_volume_ref
-    from fusevol.cli.objects import SnapshotObject, VolumeObject, snapshot_object, volume_object
     from fusevol.driver import LocalDriver
+    from fusevol.forms.objects import SnapshotObject, VolumeObject, snapshot_object, volume_object
 
     async def work(driver: LocalDriver) -> VolumeObject | SnapshotObject:
         found = await driver.resolve(parse_volume_ref(name))

@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
-from fusevol.cli.options import JsonOption, LabelOption, parse_labels
+from fusevol.cli.options import JsonOption, LabelOption
 from fusevol.cli.output import print_json, print_table
 from fusevol.cli.settings import drive
+from fusevol.forms.labels import parse_labels
 from fusevol.sizes import format_size
 
 __all__ = ["ls"]
@@ -30,13 +31,13 @@ def ls(
       fusevol ls
       fusevol ls 'web-*' --label app=shop --json
     """
-    labels = parse_labels(label)
+    labels = parse_labels(label or ())
 
     from fnmatch import fnmatchcase
 
-    from fusevol.cli.objects import VolumeObject, volume_object
     from fusevol.driver import LocalDriver
     from fusevol.driver.attachment import believed
+    from fusevol.forms.objects import VolumeObject, volume_object
 
     async def work(driver: LocalDriver) -> list[VolumeObject]:
         return [

@@ -52,9 +52,9 @@ def mount(
     """
     options = _parse(option or [])
 
-    from fusevol.cli.objects import display_name, kind_of
     from fusevol.driver import LocalDriver
     from fusevol.driver.mounting import absolute
+    from fusevol.forms.objects import display_name, kind_of
 
     if foreground:
         _serve(name, absolute(path), options, force=force)
@@ -79,9 +79,9 @@ def _parse(words: list[str]) -> dict[str, str]:
 
 def _serve(name: str, path: str, options: dict[str, str], *, force: bool) -> None:
     """Serve in this process. Its own start holds the volume's lock only while it looks the volume up."""
-    from fusevol.cli.objects import kind_of
     from fusevol.driver import LocalDriver
     from fusevol.driver.server import serve_mount, serve_snapshot_mount
+    from fusevol.forms.objects import kind_of
     from fusevol.mount.process import Entry, run
 
     entry: Entry = serve_mount

@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
-from fusevol.errors import InvalidArgument
 from fusevol.sizes import parse_size
 
-__all__ = ["JsonOption", "LabelOption", "NameArgument", "RefArgument", "SizeOption", "complete_volume", "parse_labels"]
+__all__ = ["JsonOption", "LabelOption", "NameArgument", "RefArgument", "SizeOption", "complete_volume"]
 
 
 def complete_volume(incomplete: str) -> list[str]:
@@ -37,22 +36,6 @@ def _parse_size(text: str) -> int:
         return parse_size(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-
-
-def parse_labels(texts: list[str] | None, *, empty: bool = False) -> dict[str, str]:
-    """Labels from `KEY=VALUE` texts. empty: an empty value is allowed; it removes the label.
-
-    Raises InvalidArgument.
-    """
-    labels: dict[str, str] = {}
-    for text in texts or []:
-        key, equals, value = text.partition("=")
-        if not key or not equals or not (value or empty):
-            raise InvalidArgument(f"label {text!r} is not of the form KEY=VALUE")
-        if key in labels:
-            raise InvalidArgument(f"label {key!r} is given twice")
-        labels[key] = value
-    return labels
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/cli.md describes it.")]

@@ -24,8 +24,8 @@ def rename(
       fusevol rename web shop
     """
     from fusevol.api import LocatorUpdate
-    from fusevol.cli.objects import VolumeObject, volume_object
     from fusevol.driver import LocalDriver
+    from fusevol.forms.objects import VolumeObject, volume_object
 
     async def work(driver: LocalDriver) -> VolumeObject:
         volume = await driver.resolve(name)

@@ -17,9 +17,9 @@ def restore(ref: RefArgument, json: JsonOption = False) -> None:
     \b
       fusevol restore web@before
     """
-    from fusevol.cli.objects import SnapshotObject, snapshot_object
     from fusevol.cli.refs import parse_snapshot_ref
     from fusevol.driver import LocalDriver
+    from fusevol.forms.objects import SnapshotObject, snapshot_object
 
     volume_name, name = parse_snapshot_ref(ref)
 

@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fusevol.cli.create_options import option_texts, parse_create_options, throttle_texts
-from fusevol.cli.options import JsonOption, LabelOption, NameArgument, SizeOption, parse_labels
+from fusevol.cli.options import JsonOption, LabelOption, NameArgument, SizeOption
 from fusevol.cli.output import print_json
 from fusevol.cli.settings import drive
 from fusevol.cli.spec_options import (
@@ -17,6 +16,8 @@ from fusevol.cli.spec_options import (
     ThrottleOption,
 )
 from fusevol.errors import InvalidArgument
+from fusevol.forms.labels import parse_labels, with_labels
+from fusevol.forms.options import option_texts, parse_create_options, throttle_texts
 
 __all__ = ["set_"]
 
@@ -50,7 +51,7 @@ def set_(
       fusevol set web --no-sticky
       fusevol set web --snap-schedule 'daily=03:00,7' --throttle read_iops=500,write_bw_mbytes=50
     """
-    labels = parse_labels(label, empty=True)
+    labels = parse_labels(label or (), empty=True)
     flags = {
         "size": size, "sticky": sticky, "group": group, "readahead": readahead, "snap_interval": snap_interval,
         "snap_schedule": snap_schedule, "ephemeral": False if keep else None,
@@ -62,13 +63,11 @@ def set_(
     for key, value in (("pool", options.pool), ("from", options.source)):
         if value is not None:
             raise InvalidArgument(f"option {key!r} can only be given when a volume is made")
-    if both := labels.keys() & options.labels.keys():
-        raise InvalidArgument(f"label {min(both)!r} is given twice")
-    labels |= options.labels
+    labels = with_labels(labels, options.labels)
 
     from fusevol.api import LocatorUpdate, SpecUpdate
-    from fusevol.cli.objects import VolumeObject, volume_object
     from fusevol.driver import LocalDriver
+    from fusevol.forms.objects import VolumeObject, volume_object
 
     async def work(driver: LocalDriver) -> VolumeObject:
         volume = await driver.resolve(name)

@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
-from fusevol.cli.options import JsonOption, LabelOption, complete_volume, parse_labels
+from fusevol.cli.options import JsonOption, LabelOption, complete_volume
 from fusevol.cli.output import print_json
 from fusevol.cli.settings import drive
+from fusevol.forms.labels import parse_labels
 
 __all__ = ["snapshot"]
 
@@ -40,12 +41,12 @@ def snapshot(
       fusevol snapshot web@before --label why=upgrade
       fusevol snapshot --group shop nightly
     """
-    labels = parse_labels(label)
+    labels = parse_labels(label or ())
 
     from fusevol.api import VolumeLocator
-    from fusevol.cli.objects import SnapshotObject, snapshot_object
     from fusevol.cli.refs import parse_snapshot_ref
     from fusevol.driver import LocalDriver
+    from fusevol.forms.objects import SnapshotObject, snapshot_object
 
     async def one(driver: LocalDriver) -> list[SnapshotObject]:
         volume_name, name = parse_snapshot_ref(ref)

@@ -17,8 +17,8 @@ def snapshots(name: NameArgument, json: JsonOption = False) -> None:
     \b
       fusevol snapshots web
     """
-    from fusevol.cli.objects import SnapshotObject, snapshot_object
     from fusevol.driver import LocalDriver
+    from fusevol.forms.objects import SnapshotObject, snapshot_object
 
     async def work(driver: LocalDriver) -> list[SnapshotObject]:
         volume = await driver.resolve(name)

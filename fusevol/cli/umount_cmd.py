@@ -26,8 +26,8 @@ def umount(
       fusevol umount web
       fusevol umount /mnt/web
     """
-    from fusevol.cli.objects import display_name, kind_of
     from fusevol.driver import LocalDriver
+    from fusevol.forms.objects import display_name, kind_of
 
     async def work(driver: LocalDriver) -> dict[str, str]:
         if "/" in target:

@@ -15,14 +15,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fusevol.api import LocatorUpdate, SpecUpdate, Stats, Volume, VolumeLocator
 from fusevol.api.codec import to_json
-from fusevol.cli.objects import SnapshotObject, VolumeObject, snapshot_object, volume_object
 from fusevol.daemon.http import error_handlers, json_response, read_json
 from fusevol.daemon.metrics import CONTENT_TYPE, metrics
 from fusevol.daemon.work import Call, Work
-from fusevol.docker.options import wanted
 from fusevol.driver import LocalDriver
 from fusevol.driver.attachment import believed
 from fusevol.errors import InvalidArgument, SnapshotNotFound
+from fusevol.forms.objects import SnapshotObject, VolumeObject, snapshot_object, volume_object
+from fusevol.forms.options import parse_create_options
 from fusevol.sizes import parse_size
 
 __all__ = ["Guarded", "make_app"]
@@ -117,13 +117,11 @@ class _Api:
         name, labels = asked.pop("name", None), asked.pop("labels", {})
         if not isinstance(name, str):
             raise InvalidArgument('"name" is missing, or not a text')
-        labels = _convert(labels, dict[str, str], "labels")
-        options = {key: _word(key, asked[key]) for key in asked}
+        options = parse_create_options([f"{key}={_word(key, asked[key])}" for key in asked])
+        options = options._replace(labels=_convert(labels, dict[str, str], "labels"))
 
         async def make(_: Call[str]) -> str:
-            locator, source, spec = await wanted(self._driver, name, options)
-            locator = msgspec.structs.replace(locator, volume_labels={**labels, **locator.volume_labels})
-            return await self._driver.create(locator, source, spec, exist_ok=False)
+            return await self._driver.create(*await options.request(self._driver, name), exist_ok=False)
 
         return json_response(await self._object(await self._work.on(name, "creating it", make)), 201)
 

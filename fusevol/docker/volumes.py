@@ -21,13 +21,13 @@ from fusevol.api import Volume, VolumeState, check_name
 from fusevol.daemon.known import Known
 from fusevol.daemon.work import Call, Work
 from fusevol.docker.engine import Engine
-from fusevol.docker.options import wanted
 from fusevol.docker.protocol import VolumeAnswer
 from fusevol.driver import LocalDriver
 from fusevol.driver.attachment import believed
 from fusevol.driver.consumers import added, dropped, refuse_if_used, removed, uses
 from fusevol.driver.context import pool_of
 from fusevol.errors import BackendError, VolumeBusy, VolumeNotFound
+from fusevol.forms.options import parse_create_options
 
 __all__ = ["DockerVolumes"]
 
@@ -69,9 +69,10 @@ class DockerVolumes:
 
     async def create(self, name: str, options: Mapping[str, str] | None) -> None:
         """Make a volume, as `docker volume create` says. One of that name, size and source is the one asked for."""
+        asked = parse_create_options([f"{key}={value}" for key, value in (options or {}).items()])
 
         async def make(_: Call[str]) -> str:
-            return await self.driver.create(*await wanted(self.driver, name, options or {}))
+            return await self.driver.create(*await asked.request(self.driver, name))
 
         await self.work.on(name, "creating it", make)
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import trio
 
-from fusevol.cli.create_options import KNOWN
 from fusevol.driver.attachment import server_of
 from fusevol.driver.mounts import is_ours, mount_at
+from fusevol.forms.options import KNOWN
 from fusevol.store import SqliteStore
 from tests.daemon.running import Daemon
 from tests.e2e.harness import until

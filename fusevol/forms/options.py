@@ -1,4 +1,4 @@
-"""Options of a volume as `k=v` texts: what `--opt` of `fusevol create` and `set` takes, and `docker volume create -o`.
+"""Options of a volume as `KEY=VALUE` texts: `--opt` of `fusevol create` and `set`, `docker volume create -o`, REST.
 
 Strict: what is not known is an error, and so is what has no meaning.
 """
@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fusevol.errors import InvalidArgument, NotSupported
+from fusevol.forms.labels import parse_labels
 from fusevol.sizes import parse_size
 
 if TYPE_CHECKING:
-    from fusevol.api import VolumeSpec
+    from fusevol.api import Source, VolumeLocator, VolumeSpec
+    from fusevol.driver import LocalDriver
 
 __all__ = ["KNOWN", "CreateOptions", "option_texts", "parse_create_options", "throttle_texts"]
 
@@ -70,6 +72,15 @@ class CreateOptions(NamedTuple):
     mount: dict[str, str] | None
     control: str | None
     ro: bool | None
+
+    async def request(self, driver: "LocalDriver", name: str) -> "tuple[VolumeLocator, Source | None, VolumeSpec]":
+        """What `create` of a driver is to be given for a volume like this. Raises VolumeNotFound for its source."""
+        from fusevol.api import Source, VolumeLocator, VolumeSpec
+        from fusevol.driver.context import POOL_LABEL
+
+        labels = self.labels | ({} if self.pool is None else {POOL_LABEL: self.pool})
+        source = None if self.source is None else Source(parent=(await driver.resolve(self.source)).id)
+        return VolumeLocator(name=name, volume_labels=labels), source, self.applied_to(VolumeSpec())
 
     def applied_to(self, spec: "VolumeSpec") -> "VolumeSpec":
         """A spec with what options say about it."""
@@ -144,7 +155,7 @@ def parse_create_options(texts: Sequence[str], *, empty: bool = False) -> Create
     return CreateOptions(
         pool=found.get("pool"),
         source=found.get("from"),
-        labels=_labels(found.get("labels")),
+        labels=parse_labels(found["labels"].split(",")) if "labels" in found else {},
         fields={field: _value(key, found[key]) for key, field in _FIELDS.items() if key in found},
         bounds={key: _number(key, found[key]) for key in _BOUNDS if key in found},
         mount=_mount(found["mount"]) if "mount" in found else None,
@@ -177,12 +188,6 @@ def _number(key: str, text: str) -> int:
     if not 0 <= number <= _NUMBER_MAX:
         raise InvalidArgument(f"option {key!r}: {text!r} is not a number from 0 to {_NUMBER_MAX}")
     return number
-
-
-def _labels(text: str | None) -> dict[str, str]:
-    from fusevol.cli.options import parse_labels
-
-    return parse_labels(text.split(",")) if text else {}
 
 
 def _mount(text: str) -> dict[str, str]:
