@@ -7,7 +7,7 @@ the suite that says whether it is right.
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from fusevol.api.io import Buffer, IODriver
 from fusevol.errors import NotSupported
@@ -52,6 +52,16 @@ class Traits:
     rewritable: bool = True
     atomic_writes: bool = False
     remote: bool = False
+
+
+class Started(Protocol):
+    """A write that is on its way."""
+
+    async def finished(self) -> int:
+        """Return how many bytes are durable. Raises as `Backend.write` does.
+
+        Whoever is cancelled may ask again; the write goes on.
+        """
 
 
 class Backend(IODriver):
@@ -139,6 +149,14 @@ class Backend(IODriver):
 
     def doubt(self, volume_id: str, size: int, offset: int) -> None:
         """What was read there is not what was written. Where it came from a cache, the next read goes behind that."""
+
+    def start_write(self, volume_id: str, data: Buffer, offset: int) -> Started | None:
+        """Begin what `write` does, and make it durable, where the store goes on with it by itself; else None.
+
+        Nobody may change `data` until it has finished. For stores to which handing a small write takes as long as
+        carrying it out; the others leave this as is.
+        """
+        return None
 
     def capacity(self, volume_id: str) -> Capacity | None:
         """How full the store is, where it is full one day and knows at once how far that is; None elsewhere.

@@ -21,8 +21,9 @@ import trio
 from xxhash import xxh3_64_intdigest
 
 from fusevol.api.io import Buffer
-from fusevol.backends.base import NO_VERSION, Backend, Capacity, Manifest, Traits
+from fusevol.backends.base import NO_VERSION, Backend, Capacity, Manifest, Started, Traits
 from fusevol.backends.checks import check_range, check_volume_id, flat
+from fusevol.backends.overwriter import Overwriter
 from fusevol.backends.segments import SegmentDirectory, fsync_directory, translate
 from fusevol.errors import AlreadyExists, CorruptData, ManifestConflict, VolumeNotFound
 
@@ -42,6 +43,7 @@ class FileBackend(Backend):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._volumes: dict[str, SegmentDirectory] = {}
+        self._overwriter = Overwriter()
         self._threads = trio.CapacityLimiter(_THREADS)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -155,6 +157,9 @@ class FileBackend(Backend):
         )
         return len(view)
 
+    def start_write(self, volume_id: str, data: Buffer, offset: int) -> Started | None:
+        return self._volume(volume_id).start_write(flat(data), offset, self._overwriter)
+
     async def flush(self, volume_id: str) -> None:
         volume = self._volume(volume_id)
         if not volume.clean:
@@ -198,6 +203,7 @@ class FileBackend(Backend):
         for volume in self._volumes.values():
             volume.close()
         self._volumes.clear()
+        self._overwriter.close()
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -6,18 +6,21 @@ never held across a system call that waits for the disk.
 
 import ctypes
 import errno
+import mmap
 import os
 import re
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from fusevol.backends.ahead import AHEAD_BYTES, SMALL_BYTES, Ahead
+from fusevol.backends.overwriter import Overwrite, Overwriter
 from fusevol.errors import BackendError, NoSpace, NotSupported, VolumeNotFound
 
-__all__ = ["SEGMENT_BYTES", "SegmentDirectory", "fsync_directory", "translate"]
+__all__ = ["SEGMENT_BYTES", "SegmentDirectory", "fsync_directory", "is_aligned", "translate"]
 
 #: Bytes of the space in one file: small enough to be dropped whole now and then, large enough to be few.
 SEGMENT_BYTES = 1 << 30
@@ -29,9 +32,9 @@ _AHEAD_STEP = 1 << 20
 _GAP = 256 << 10
 #: The kernel's own readahead asks for 128 KiB at a time; reads of this size and more ask for all of it at once.
 _LARGE_READ = 128 << 10
-#: Writes up to this size are made durable at once, so that a flush after a single one has nothing left to do:
-#: the thread they run in takes as long to wake up as the disk takes to write.
-_SMALL_WRITE = 64 << 10
+#: File systems that write to a new place what is overwritten (f_type of statfs(2)): btrfs, ZFS, bcachefs.
+_COPYING = (0x9123683E, 0x2FC12FC1, 0xCA451A4E)
+_ZEROS = mmap.mmap(-1, AHEAD_BYTES)
 #: What was modified longer ago than this was written back by the kernel (it waits half a minute by default).
 _SETTLED_SECONDS = 86400
 _KEEP_SIZE_PUNCH_HOLE = 0x01 | 0x02
@@ -85,6 +88,7 @@ class SegmentDirectory:
         self._adopted = False
         self._next_read = 0
         self._fetched = 0
+        self._ahead = Ahead(worthwhile=_filesystem_type(path) not in _COPYING)
 
     # -- descriptors ------------------------------------------------------------------------------
 
@@ -228,17 +232,52 @@ class SegmentDirectory:
     def write(self, data: memoryview, offset: int) -> None:
         """Write all of it. Blocks. Raises OSError."""
         at, size = 0, len(data)
+        with self._ahead.writing:
+            if self._ahead.note(offset, size) and self._write_ahead(data, offset):
+                return
         while at < size:
             index, inner = divmod(offset + at, SEGMENT_BYTES)
             count = min(size - at, SEGMENT_BYTES - inner)
             with self._use(index, create=True) as segment:
                 assert segment is not None  # created if need be
-                _write_all(segment, data[at : at + count], inner, durable=size <= _SMALL_WRITE)
+                _write_all(segment, data[at : at + count], inner, durable=size <= SMALL_BYTES)
                 # Marked only now: a flush that took the marks earlier owes this write nothing, the next one does.
-                if size > _SMALL_WRITE:
+                if size > SMALL_BYTES:
                     with self._lock:
                         self._dirty.add(index)
             at += count
+
+    def _write_ahead(self, data: memoryview, offset: int) -> bool:
+        """Write, durably, with zeros behind it; False where that cannot be done, and it is still to be written."""
+        index, inner = divmod(offset, SEGMENT_BYTES)
+        end = min(inner + len(data) + AHEAD_BYTES, SEGMENT_BYTES)
+        zeros = memoryview(_ZEROS)[: max(0, end - inner - len(data))]
+        with self._use(index) as segment:
+            if not zeros or segment is None or segment.direct is None or not is_aligned(data, offset):
+                return False
+            try:
+                done = os.pwritev(segment.direct, [data, zeros], inner, os.RWF_DSYNC) == end - inner
+            except OSError:
+                done = False
+            if done:
+                self._ahead.prepared(offset + len(data), offset - inner + end)
+            else:
+                # The disk may be too full for the zeros only; if it is too full for the data, writing that will say so.
+                self._ahead.worthwhile = False
+                _punch(segment, inner + len(data), len(zeros))
+            return done
+
+    def start_write(self, data: memoryview, offset: int, overwriter: Overwriter) -> "StartedWrite | None":
+        """Begin a write that only overwrites what was prepared for it; None where it would not."""
+        if not self._ahead.within(offset, len(data)) or not is_aligned(data, offset):
+            return None
+        with ExitStack() as stack:
+            segment = stack.enter_context(self._use(offset // SEGMENT_BYTES))
+            if segment is None or segment.direct is None:
+                return None
+            self._ahead.note(offset, len(data))
+            overwrite = overwriter.start(segment.direct, data, offset % SEGMENT_BYTES)
+            return StartedWrite(overwrite, stack.pop_all(), self.path.name) if overwrite else None
 
     @property
     def clean(self) -> bool:
@@ -277,6 +316,9 @@ class SegmentDirectory:
     def discard(self, length: int, offset: int) -> None:
         """Give the range back: drop files it covers, punch holes in others. Blocks. Raises OSError."""
         end = offset + length
+        start, prepared = self._ahead.unused
+        if offset < prepared and start < end:
+            self._ahead.forget()
         first, last = offset // SEGMENT_BYTES, (end - 1) // SEGMENT_BYTES
         for index in self.segments():
             if not first <= index <= last:
@@ -287,8 +329,7 @@ class SegmentDirectory:
                 with self._use(index) as segment:
                     if segment is None:
                         continue
-                    if _libc.fallocate(segment.buffered, _KEEP_SIZE_PUNCH_HOLE, low, high - low):
-                        code = ctypes.get_errno()
+                    if code := _punch(segment, low, high - low):
                         if code == errno.EOPNOTSUPP:
                             raise NotSupported(
                                 f"the file system of {self.path} cannot punch holes, so space does not come back",
@@ -318,7 +359,8 @@ class SegmentDirectory:
         for index in self.segments():
             with suppress(FileNotFoundError):
                 total += os.stat(self._file(index)).st_blocks * 512
-        return total
+        start, end = self._ahead.unused
+        return max(0, total - (end - start))
 
     def close_idle(self) -> None:
         """Close files that no thread uses just now. Those that a flush has to be told of errors of stay open."""
@@ -328,15 +370,53 @@ class SegmentDirectory:
                 self._open.pop(index).close()
 
     def close(self) -> None:
-        """Close all files."""
+        """Close all files, and give back what was prepared for writes that did not come."""
         with self._lock:
+            start, end = self._ahead.unused
+            if segment := self._open.get(start // SEGMENT_BYTES) if start < end else None:
+                _punch(segment, start % SEGMENT_BYTES, end - start)
+            self._ahead.forget()
             while self._open:
                 self._open.popitem()[1].close()
 
 
+class StartedWrite:
+    """A write that the kernel carries out; its segment stays open until then."""
+
+    def __init__(self, overwrite: Overwrite, held: ExitStack, volume_id: str) -> None:
+        self._overwrite = overwrite
+        self._held = held
+        self._volume_id = volume_id
+
+    async def finished(self) -> int:
+        """As `backends.base.Started`."""
+        try:
+            written = await self._overwrite.finished()
+        except OSError as error:
+            self._held.close()
+            raise translate(error, f'volume "{self._volume_id}" could not be written') from error
+        self._held.close()
+        return written
+
+
+def _filesystem_type(path: Path) -> int:
+    """f_type of statfs(2); 0 where it is not known."""
+    buffer = ctypes.create_string_buffer(256)
+    return 0 if _libc.statfs(os.fsencode(path), buffer) else ctypes.c_long.from_buffer(buffer).value
+
+
+def _punch(segment: _Segment, offset: int, length: int) -> int:
+    """Make a hole; return the errno it failed with, or 0."""
+    return ctypes.get_errno() if _libc.fallocate(segment.buffered, _KEEP_SIZE_PUNCH_HOLE, offset, length) else 0
+
+
+def is_aligned(data: memoryview, offset: int) -> bool:
+    """Whether memory can be written to an offset with O_DIRECT."""
+    return not (offset | len(data) | _address(data)) % _ALIGNMENT
+
+
 def _write_all(segment: _Segment, data: memoryview, offset: int, *, durable: bool) -> None:
-    aligned = not (offset | len(data)) % _ALIGNMENT and not _address(data) % _ALIGNMENT
-    fd = segment.direct if aligned and segment.direct is not None else segment.buffered
+    fd = segment.direct if segment.direct is not None and is_aligned(data, offset) else segment.buffered
     while data:
         written = os.pwritev(fd, [data], offset, os.RWF_DSYNC if durable else 0)
         data, offset = data[written:], offset + written

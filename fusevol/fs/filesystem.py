@@ -10,8 +10,6 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import trio
-
 from fusevol.api.io import Buffer
 from fusevol.errors import BackendError
 from fusevol.fs import acl
@@ -25,6 +23,7 @@ from fusevol.fs.names import RENAME_EXCHANGE, RENAME_WHITEOUT
 from fusevol.fs.readonly import ReadOnlyFilesystem, StatFs
 from fusevol.fs.xattrs import CAPABILITY, check_name
 from fusevol.log import LogVolume, Snapshot
+from fusevol.log.mutex import Mutex
 
 __all__ = ["Caller", "Changes", "Filesystem"]
 
@@ -42,7 +41,7 @@ class Filesystem(ReadOnlyFilesystem):
         super().__init__(volume, database)
         self.volume: LogVolume = volume
         self._data: FileData = FileData(volume, database, self._inodes)
-        self._committing = trio.Lock()
+        self._committing = Mutex()
         self._freed: list[tuple[int, int]] = []
         self._begun = self._done = 0
         self._unborn = False

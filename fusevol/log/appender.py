@@ -11,10 +11,11 @@ from time import monotonic
 
 import trio
 
-from fusevol.backends.base import Backend
+from fusevol.backends.base import Backend, Started
 from fusevol.errors import BackendError, FusevolError, NoSpace
 from fusevol.log.batch import BUFFER_BYTES, Batch
 from fusevol.log.format import BATCH_BLOCKS, BLOCK, BLOCK_SHIFT, EPOCH_BLOCKS, KIND_DATA, KIND_MAP, KIND_MARK
+from fusevol.log.mutex import Mutex
 
 __all__ = ["Appender"]
 
@@ -56,7 +57,7 @@ class Appender:
         self._pool: list[mmap.mmap] = []
         self._sealed: dict[int, Batch] = {}
         self._moved = trio.Event()
-        self._flushing = trio.Lock()
+        self._flushing = Mutex()
         self._broken: FusevolError | None = None
         self._failed = 0
         self._pushing: set[trio.CancelScope] = set()
@@ -149,19 +150,20 @@ class Appender:
         """Remember when the open batch got its first content."""
         self._opened = monotonic()
 
-    def seal(self, *, barrier: bool = False, kind: int = KIND_DATA) -> Batch:
-        """Seal the open batch, start its push, open the next."""
+    def seal(self, *, barrier: bool = False, push: bool = True) -> Batch:
+        """Seal the open batch, start its push, open the next. push: False where a `flush` follows, without an await."""
         batch = self.open
         if batch.base % EPOCH_BLOCKS + 2 * _LARGEST > EPOCH_BLOCKS and self.jump is None:
             raise NoSpace(
                 f'the log of volume "{self.volume_id}" is at the end of its epoch',
                 hint="flush, then write again",
             )
-        self._seal(batch, kind, barrier=barrier)
-        if kind == KIND_DATA:
-            self.last_data = batch.sequence
+        self._seal(batch, KIND_DATA, barrier=barrier)
+        self.last_data = batch.sequence
         if barrier:
             self.barrier = batch.sequence
+        if push:
+            self._nursery.start_soon(self._push, batch)
         return batch
 
     def begin_map(self) -> int:
@@ -186,12 +188,15 @@ class Appender:
             at += len(data)
         batch.count = blocks
         self._seal(batch, KIND_MAP, checkpoint=checkpoint)
+        self._nursery.start_soon(self._push, batch)
         return first, batch.sequence
 
     def mark(self) -> None:
         """Append a mark, so that a later recovery knows how far the log was durable."""
         if self.open.empty and self._broken is None and not self._failed:
-            self._seal(self.open, KIND_MARK)
+            batch = self.open
+            self._seal(batch, KIND_MARK)
+            self._nursery.start_soon(self._push, batch)
 
     def _seal(self, batch: Batch, kind: int, *, barrier: bool = False, checkpoint: int = 0) -> None:
         jump, self.jump = self.jump, None
@@ -217,7 +222,6 @@ class Appender:
             self.open = Batch(self._buffer(), following)
         else:
             self.open.move(following)
-        self._nursery.start_soon(self._push, batch)
 
     def _buffer(self) -> mmap.mmap:
         return self._pool.pop() if self._pool else mmap.mmap(-1, BUFFER_BYTES)
@@ -230,9 +234,25 @@ class Appender:
 
     # -- pushing ----------------------------------------------------------------------------------
 
-    async def _push(self, batch: Batch) -> None:
+    async def _push_here(self, batch: Batch) -> None:
+        """Push a batch and wait for it, where that needs no task: to have one do it takes as long as a disk takes."""
+        started = self.backend.start_write(self.volume_id, batch.bytes(), batch.base << BLOCK_SHIFT)
+        if started is None:
+            self._nursery.start_soon(self._push, batch)
+            return
+        try:
+            await self._store(batch, started)
+        except trio.Cancelled:
+            self._nursery.start_soon(self._push, batch, started)
+            raise
+
+    async def _push(self, batch: Batch, started: Started | None = None) -> None:
         # Shielded: who leaves a volume because of a cancellation still flushes, and waits for this.
         with trio.CancelScope(shield=True) as scope:
+            if started:
+                # The kernel has it, and its buffer.
+                await self._store(batch, started)
+                return
             if self._stopped:
                 return
             self._pushing.add(scope)
@@ -241,10 +261,13 @@ class Appender:
             finally:
                 self._pushing.remove(scope)
 
-    async def _store(self, batch: Batch) -> None:
+    async def _store(self, batch: Batch, started: Started | None = None) -> None:
         data = batch.bytes()
         try:
-            written = await self.backend.write(self.volume_id, data, batch.base << BLOCK_SHIFT)
+            if started:
+                written = await started.finished()
+            else:
+                written = await self.backend.write(self.volume_id, data, batch.base << BLOCK_SHIFT)
             if written != len(data):
                 raise BackendError(f'the backend wrote {written} of {len(data)} bytes of volume "{self.volume_id}"')
         except Exception as error:  # noqa: BLE001  # a task that dies would take the whole volume with it
@@ -290,12 +313,16 @@ class Appender:
 
     # -- barrier ----------------------------------------------------------------------------------
 
-    async def flush(self, sequence: int) -> None:
+    async def flush(self, sequence: int, sealed: Batch | None = None) -> None:
         """Return when every batch up to `sequence` is durable and this writer still held the volume after that.
+
+        sealed: a batch whose push was left to this.
 
         Concurrent callers share one backend flush. Batches whose push failed are pushed once more.
         Raises BackendError, NoSpace, Fenced.
         """
+        if sealed:
+            await self._push_here(sealed)
         async with self._flushing:
             if self.durable >= sequence:
                 return

@@ -15,6 +15,7 @@ import trio
 from fusevol.backends.base import NO_VERSION, Backend
 from fusevol.errors import BackendError, CorruptData, Fenced, FusevolError, ManifestConflict, VolumeBusy
 from fusevol.log.format import INDEX_BITS, LAST_EPOCH
+from fusevol.log.mutex import Mutex
 from fusevol.log.records import Blob, Manifest
 
 __all__ = ["Attachment", "Claim", "Diverged", "check_ready", "read_manifest", "update_manifest"]
@@ -98,7 +99,7 @@ class Attachment:
         self.volume_id = volume_id
         self.manifest = manifest
         self._version = version
-        self._lock = trio.Lock()
+        self._lock = Mutex()
         self._unsettled = False
         #: Checkpoints that must not turn out to be the volume's: they failed, and are no mere repetition.
         self._doubtful: set[Blob] = set()

@@ -114,25 +114,19 @@ class LogVolume:
         if prepare:
             log.retry()
             prepare()
-        sequence = self._barrier()
-        if log.durable >= sequence:
+        sealed = None if log.clean else log.seal(barrier=True, push=False)
+        if log.durable >= log.barrier:
             log.check_usable()
             return
         if self._nursery and self._checkpoint_due() and self._commits.value:
             self._commits.acquire_nowait()
             self._nursery.start_soon(self._checkpoint_in_background, self._freeze())
         try:
-            await log.flush(sequence)
+            await log.flush(log.barrier, sealed)
         except FusevolError as error:
             self._note(error)
             raise
         self._idle.set()
-
-    def _barrier(self) -> int:
-        log = self._writable()
-        if log.clean:
-            return log.barrier
-        return log.seal(barrier=True).sequence
 
     async def _before_barrier(self) -> None:
         """What must be done before the next barrier is sealed: know which tree it stands on, and have room for it."""
@@ -225,7 +219,9 @@ class LogVolume:
                 prepare = prepare or self.prepare
                 if prepare:
                     prepare()
-                self._barrier()
+                log = self._writable()
+                if not log.clean:
+                    log.seal(barrier=True)
                 if gate:
                     self.path.gate = trio.Event()
                 await self._commit(self._freeze(), change)

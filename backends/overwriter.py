@@ -1,0 +1,160 @@
+"""Writes that the kernel carries out by itself: given to it, and awaited, without a thread (io_submit(2)).
+
+Linux does so for direct I/O to blocks that a file has already; for others io_submit(2) may wait for the disk. To hand a
+small write to a thread, and to hear of it, takes about as long as the disk takes for it.
+"""
+
+import ctypes
+import errno
+import os
+import platform
+import sys
+from collections.abc import Callable
+
+import trio
+
+__all__ = ["Overwrite", "Overwriter"]
+
+#: Numbers of io_setup, io_destroy, io_getevents, io_submit: the C library has no functions for them.
+_CALLS = {"x86_64": (206, 207, 208, 209), "aarch64": (0, 1, 4, 2)}
+_PWRITE = 1
+_NOTIFY = 1
+_MOST = 8
+
+
+class _Control(ctypes.Structure):
+    """struct iocb of linux/aio_abi.h, as little-endian machines have it."""
+
+    _fields_ = (
+        ("data", ctypes.c_uint64),
+        ("key", ctypes.c_uint32),
+        ("rw_flags", ctypes.c_int32),
+        ("opcode", ctypes.c_uint16),
+        ("priority", ctypes.c_int16),
+        ("fd", ctypes.c_uint32),
+        ("buffer", ctypes.c_uint64),
+        ("size", ctypes.c_uint64),
+        ("offset", ctypes.c_int64),
+        ("reserved", ctypes.c_uint64),
+        ("flags", ctypes.c_uint32),
+        ("notify", ctypes.c_uint32),
+    )
+
+
+class _Event(ctypes.Structure):
+    """struct io_event."""
+
+    _fields_ = (
+        ("data", ctypes.c_uint64),
+        ("control", ctypes.c_uint64),
+        ("result", ctypes.c_int64),
+        ("result2", ctypes.c_int64),
+    )
+
+
+class _Slot:
+    """What one write at a time needs: a context of its own, so that its completion is nobody else's."""
+
+    def __init__(self, calls: tuple[int, int, int, int]) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        setup, self._destroy, self._events, self._submit = (ctypes.c_long(number) for number in calls)
+        self._context = ctypes.c_ulong(0)
+        self._check(self._libc.syscall(setup, ctypes.c_long(1), ctypes.byref(self._context)))
+        self._completed = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._control = _Control(
+            opcode=_PWRITE, rw_flags=os.RWF_DSYNC, flags=_NOTIFY, notify=self._completed
+        )  # fmt: skip
+        self._pointer = ctypes.pointer(self._control)
+        self._event = _Event()
+
+    @staticmethod
+    def _check(result: int) -> int:
+        if result < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        return result
+
+    def submit(self, fd: int, data: memoryview, offset: int) -> None:
+        """Give a write to the kernel. Raises OSError where it does not take it."""
+        control, one = self._control, ctypes.c_long(1)
+        control.fd, control.offset, control.size = fd, offset, len(data)
+        control.buffer = ctypes.addressof(ctypes.c_char.from_buffer(data))
+        self._check(self._libc.syscall(self._submit, self._context, one, ctypes.byref(self._pointer)))
+
+    async def completed(self) -> int:
+        """Wait for it, perhaps once more after a cancellation; return what write(2) would, or an errno below 0."""
+        await trio.lowlevel.wait_readable(self._completed)
+        os.eventfd_read(self._completed)
+        one = ctypes.c_long(1)
+        self._check(self._libc.syscall(self._events, self._context, one, one, ctypes.byref(self._event), None))
+        return int(self._event.result)
+
+    def close(self) -> None:
+        """End the context."""
+        self._libc.syscall(self._destroy, self._context)
+        os.close(self._completed)
+
+
+class Overwrite:
+    """A write that is on its way. The memory it is of must not be changed before it has finished."""
+
+    def __init__(self, slot: _Slot, data: memoryview, finished: Callable[[_Slot], None]) -> None:
+        self._slot = slot
+        self._data = data
+        self._finished = finished
+
+    async def finished(self) -> int:
+        """Return how many bytes are durable. Raises OSError.
+
+        Whoever is cancelled may ask again; the write goes on.
+        """
+        result = await self._slot.completed()
+        self._finished(self._slot)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        return result
+
+
+class Overwriter:
+    """Durable direct writes to blocks that files have already."""
+
+    def __init__(self) -> None:
+        little = sys.byteorder == "little" and sys.maxsize > 1 << 32
+        self._calls = _CALLS.get(platform.machine()) if little else None
+        self._idle: list[_Slot] = []
+        self._slots = 0
+
+    def start(self, fd: int, data: memoryview, offset: int) -> Overwrite | None:
+        """Begin to write aligned memory with O_DIRECT; None where that cannot be done now, or not here at all."""
+        slot = self._slot()
+        if slot is None:
+            return None
+        try:
+            slot.submit(fd, data, offset)
+        except OSError as error:
+            slot.close()
+            self._slots -= 1
+            if error.errno != errno.EAGAIN:
+                self._calls = None
+            return None
+        return Overwrite(slot, data, self._idle.append)
+
+    def _slot(self) -> _Slot | None:
+        if self._calls is None or self._idle:
+            return self._idle.pop() if self._idle else None
+        if self._slots == _MOST:
+            return None
+        try:
+            slot = _Slot(self._calls)
+        except OSError:
+            # A system without (ENOSYS), a sandbox that forbids it (EPERM), all contexts in use (EAGAIN).
+            self._calls = None
+            return None
+        self._slots += 1
+        return slot
+
+    def close(self) -> None:
+        """Let go of everything; nothing may be on its way."""
+        while self._idle:
+            self._idle.pop().close()
+        self._slots = 0
