@@ -35,6 +35,10 @@ LIMIT = 60.0
 _BOOT = r"""
 set -eu
 disk=$1 ram=$2
+# What other tests have mounted just now must not stay mounted for as long as this is up.
+awk '$3 ~ /^fuse/ || $1 ~ "^/dev/loop" { print $2 }' /proc/self/mounts | while read -r other; do
+    umount -l "$(printf %b "$other")" || :
+done
 mkdir -p "$ram"/run/lock "$ram"/etc "$ram"/etc.work "$ram"/lib "$ram"/lib.work
 mount --bind "$ram"/run /run
 mount -t overlay overlay -o "lowerdir=/etc,upperdir=$ram/etc,workdir=$ram/etc.work" /etc

@@ -60,7 +60,7 @@ class Volume:
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(LIMIT)
         said = self.log.read_text(errors="replace")
-        assert (status, said) == (0, ""), "it did not end well"
+        assert (status, said) == (0, ""), f"it ended with {status}, and said: {said}"
         self.process = None
 
     async def check(self) -> None:
