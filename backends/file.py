@@ -24,7 +24,8 @@ from fusevol.api.io import Buffer
 from fusevol.backends.base import NO_VERSION, Backend, Capacity, Manifest, Started, Traits
 from fusevol.backends.checks import check_range, check_volume_id, flat
 from fusevol.backends.overwriter import Overwriter
-from fusevol.backends.segments import SegmentDirectory, fsync_directory, translate
+from fusevol.backends.segments import SegmentDirectory
+from fusevol.backends.systemcalls import fsync_directory, translate
 from fusevol.errors import AlreadyExists, CorruptData, ManifestConflict, VolumeNotFound
 
 __all__ = ["FileBackend"]
@@ -208,7 +209,7 @@ class FileBackend(Backend):
 
 def _read_manifest(path: Path) -> Manifest:
     try:
-        fd = os.open(path / "manifest", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"{path}/manifest", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         if not path.is_dir():
             raise VolumeNotFound(f'volume "{path.name}" does not exist in {path.parent}') from None

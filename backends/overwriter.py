@@ -9,7 +9,9 @@ import errno
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
@@ -20,6 +22,9 @@ _CALLS = {"x86_64": (206, 207, 208, 209), "aarch64": (0, 1, 4, 2)}
 _PWRITE = 1
 _NOTIFY = 1
 _MOST = 8
+#: So many times submitting may take so long, in seconds: it does where the kernel carries out the write meanwhile.
+_DELAYS = 20
+_DELAY = 5e-3
 
 
 class _Control(ctypes.Structure):
@@ -59,8 +64,12 @@ class _Slot:
         self._libc = ctypes.CDLL(None, use_errno=True)
         setup, self._destroy, self._events, self._submit = (ctypes.c_long(number) for number in calls)
         self._context = ctypes.c_ulong(0)
-        self._check(self._libc.syscall(setup, ctypes.c_long(1), ctypes.byref(self._context)))
         self._completed = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            self._check(self._libc.syscall(setup, ctypes.c_long(1), ctypes.byref(self._context)))
+        except OSError:
+            os.close(self._completed)
+            raise
         self._control = _Control(
             opcode=_PWRITE, rw_flags=os.RWF_DSYNC, flags=_NOTIFY, notify=self._completed
         )  # fmt: skip
@@ -83,11 +92,25 @@ class _Slot:
 
     async def completed(self) -> int:
         """Wait for it, perhaps once more after a cancellation; return what write(2) would, or an errno below 0."""
-        await trio.lowlevel.wait_readable(self._completed)
-        os.eventfd_read(self._completed)
-        one = ctypes.c_long(1)
-        self._check(self._libc.syscall(self._events, self._context, one, one, ctypes.byref(self._event), None))
+        try:
+            await trio.lowlevel.wait_readable(self._completed)
+        except OSError:
+            # It cannot be waited for like that. But the kernel has the buffer until it has finished.
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._take)
+        else:
+            self._take()
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._completed)
         return int(self._event.result)
+
+    def _take(self) -> None:
+        """Take the completion; blocks until there is one."""
+        one = ctypes.c_long(1)
+        while True:
+            with suppress(InterruptedError):
+                self._check(self._libc.syscall(self._events, self._context, one, one, ctypes.byref(self._event), None))
+                return
 
     def close(self) -> None:
         """End the context."""
@@ -123,12 +146,14 @@ class Overwriter:
         self._calls = _CALLS.get(platform.machine()) if little else None
         self._idle: list[_Slot] = []
         self._slots = 0
+        self._delays = 0
 
     def start(self, fd: int, data: memoryview, offset: int) -> Overwrite | None:
         """Begin to write aligned memory with O_DIRECT; None where that cannot be done now, or not here at all."""
         slot = self._slot()
         if slot is None:
             return None
+        before = time.perf_counter()
         try:
             slot.submit(fd, data, offset)
         except OSError as error:
@@ -137,18 +162,22 @@ class Overwriter:
             if error.errno != errno.EAGAIN:
                 self._calls = None
             return None
+        self._delays += time.perf_counter() - before > _DELAY
+        if self._delays > _DELAYS:
+            self._calls = None  # it waits for the disk, which is what this is there to avoid
         return Overwrite(slot, data, self._idle.append)
 
     def _slot(self) -> _Slot | None:
-        if self._calls is None or self._idle:
-            return self._idle.pop() if self._idle else None
-        if self._slots == _MOST:
+        if self._calls is not None and self._idle:
+            return self._idle.pop()
+        if self._calls is None or self._slots == _MOST:
             return None
         try:
             slot = _Slot(self._calls)
-        except OSError:
-            # A system without (ENOSYS), a sandbox that forbids it (EPERM), all contexts in use (EAGAIN).
-            self._calls = None
+        except OSError as error:
+            # A system without (ENOSYS), a sandbox that forbids it (EPERM); or too many in use just now.
+            if error.errno not in (errno.EAGAIN, errno.EMFILE, errno.ENFILE):
+                self._calls = None
             return None
         self._slots += 1
         return slot

@@ -4,7 +4,6 @@ Methods that may block say so and run in worker threads; what they share is guar
 never held across a system call that waits for the disk.
 """
 
-import ctypes
 import errno
 import mmap
 import os
@@ -18,9 +17,10 @@ from pathlib import Path
 
 from fusevol.backends.ahead import AHEAD_BYTES, SMALL_BYTES, Ahead
 from fusevol.backends.overwriter import Overwrite, Overwriter
-from fusevol.errors import BackendError, NoSpace, NotSupported, VolumeNotFound
+from fusevol.backends.systemcalls import filesystem_type, fsync_directory, is_aligned, punch, translate
+from fusevol.errors import NotSupported, VolumeNotFound
 
-__all__ = ["SEGMENT_BYTES", "SegmentDirectory", "fsync_directory", "is_aligned", "translate"]
+__all__ = ["SEGMENT_BYTES", "SegmentDirectory", "StartedWrite"]
 
 #: Bytes of the space in one file: small enough to be dropped whole now and then, large enough to be few.
 SEGMENT_BYTES = 1 << 30
@@ -32,32 +32,14 @@ _AHEAD_STEP = 1 << 20
 _GAP = 256 << 10
 #: The kernel's own readahead asks for 128 KiB at a time; reads of this size and more ask for all of it at once.
 _LARGE_READ = 128 << 10
-#: File systems that write to a new place what is overwritten (f_type of statfs(2)): btrfs, ZFS, bcachefs.
-_COPYING = (0x9123683E, 0x2FC12FC1, 0xCA451A4E)
+#: File systems that overwrite in place, and make an asynchronous write durable when asked to, by f_type of statfs(2):
+#: ext4, XFS. FUSE forgets to sync what it was given asynchronously; btrfs and its like write to a new place.
+_OVERWRITING = (0xEF53, 0x58465342)
 _ZEROS = mmap.mmap(-1, AHEAD_BYTES)
 #: What was modified longer ago than this was written back by the kernel (it waits half a minute by default).
 _SETTLED_SECONDS = 86400
-_KEEP_SIZE_PUNCH_HOLE = 0x01 | 0x02
 
 _NAME = re.compile(r"([0-9a-f]{10})\.seg")
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-
-
-def translate(error: OSError, what: str) -> BackendError | VolumeNotFound:
-    """The fusevol error for an operating-system error; `what` says what could not be done."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpace(f"{what}: {error.strerror}", hint="free space on the file system, then try again")
-    return BackendError(f"{what}: {error.strerror or error}")
-
-
-def fsync_directory(path: Path) -> None:
-    """Make the names in a directory durable. Blocks."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class _Segment:
@@ -88,7 +70,8 @@ class SegmentDirectory:
         self._adopted = False
         self._next_read = 0
         self._fetched = 0
-        self._ahead = Ahead(worthwhile=_filesystem_type(path) not in _COPYING)
+        self._discards = 0
+        self._ahead = Ahead(worthwhile=filesystem_type(path) in _OVERWRITING)
 
     # -- descriptors ------------------------------------------------------------------------------
 
@@ -123,8 +106,17 @@ class SegmentDirectory:
             idle = next((i for i, old in self._open.items() if not old.users and i != index), None)
             if idle is None:
                 break
-            self._open.pop(idle).close()
+            self._close(idle)
         return segment
+
+    def _close(self, index: int) -> None:
+        """Close a segment, and give back what was prepared in it for writes that did not come. Under the lock."""
+        segment = self._open.pop(index)
+        start, end = self._ahead.unused
+        if start < end and start // SEGMENT_BYTES == index:
+            punch(segment.buffered, start % SEGMENT_BYTES, end - start)
+            self._ahead.forget()
+        segment.close()
 
     @contextmanager
     def _use(self, index: int, *, create: bool = False) -> Iterator[_Segment | None]:
@@ -255,6 +247,8 @@ class SegmentDirectory:
         with self._use(index) as segment:
             if not zeros or segment is None or segment.direct is None or not is_aligned(data, offset):
                 return False
+            if os.fstat(segment.buffered).st_size > inner + len(data):
+                return False  # there is something already, which somebody else wrote
             try:
                 done = os.pwritev(segment.direct, [data, zeros], inner, os.RWF_DSYNC) == end - inner
             except OSError:
@@ -264,20 +258,25 @@ class SegmentDirectory:
             else:
                 # The disk may be too full for the zeros only; if it is too full for the data, writing that will say so.
                 self._ahead.worthwhile = False
-                _punch(segment, inner + len(data), len(zeros))
+                punch(segment.buffered, inner + len(data), len(zeros))
             return done
 
     def start_write(self, data: memoryview, offset: int, overwriter: Overwriter) -> "StartedWrite | None":
-        """Begin a write that only overwrites what was prepared for it; None where it would not."""
-        if not self._ahead.within(offset, len(data)) or not is_aligned(data, offset):
+        """Begin a write that only overwrites what was prepared for it; None where it would not.
+
+        Nor while holes are punched, for which the kernel would have it, and whoever submits it, wait.
+        """
+        if self._discards or not self._ahead.within(offset, len(data)) or not is_aligned(data, offset):
             return None
-        with ExitStack() as stack:
+        # What fails here fails `write` as well, which reports it.
+        with suppress(OSError, VolumeNotFound), ExitStack() as stack:
             segment = stack.enter_context(self._use(offset // SEGMENT_BYTES))
             if segment is None or segment.direct is None:
                 return None
             self._ahead.note(offset, len(data))
             overwrite = overwriter.start(segment.direct, data, offset % SEGMENT_BYTES)
             return StartedWrite(overwrite, stack.pop_all(), self.path.name) if overwrite else None
+        return None
 
     @property
     def clean(self) -> bool:
@@ -315,10 +314,23 @@ class SegmentDirectory:
 
     def discard(self, length: int, offset: int) -> None:
         """Give the range back: drop files it covers, punch holes in others. Blocks. Raises OSError."""
-        end = offset + length
         start, prepared = self._ahead.unused
-        if offset < prepared and start < end:
+        if offset < prepared and start < offset + length:
             self._ahead.forget()
+        with self._discarding():
+            self._discard(offset, offset + length)
+
+    @contextmanager
+    def _discarding(self) -> Iterator[None]:
+        with self._lock:
+            self._discards += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._discards -= 1
+
+    def _discard(self, offset: int, end: int) -> None:
         first, last = offset // SEGMENT_BYTES, (end - 1) // SEGMENT_BYTES
         for index in self.segments():
             if not first <= index <= last:
@@ -329,7 +341,7 @@ class SegmentDirectory:
                 with self._use(index) as segment:
                     if segment is None:
                         continue
-                    if code := _punch(segment, low, high - low):
+                    if code := punch(segment.buffered, low, high - low):
                         if code == errno.EOPNOTSUPP:
                             raise NotSupported(
                                 f"the file system of {self.path} cannot punch holes, so space does not come back",
@@ -367,17 +379,14 @@ class SegmentDirectory:
         with self._lock:
             idle = [index for index, segment in self._open.items() if not segment.users and index not in self._dirty]
             for index in idle:
-                self._open.pop(index).close()
+                self._close(index)
 
     def close(self) -> None:
-        """Close all files, and give back what was prepared for writes that did not come."""
+        """Close all files."""
         with self._lock:
-            start, end = self._ahead.unused
-            if segment := self._open.get(start // SEGMENT_BYTES) if start < end else None:
-                _punch(segment, start % SEGMENT_BYTES, end - start)
+            for index in list(self._open):
+                self._close(index)
             self._ahead.forget()
-            while self._open:
-                self._open.popitem()[1].close()
 
 
 class StartedWrite:
@@ -399,22 +408,6 @@ class StartedWrite:
         return written
 
 
-def _filesystem_type(path: Path) -> int:
-    """f_type of statfs(2); 0 where it is not known."""
-    buffer = ctypes.create_string_buffer(256)
-    return 0 if _libc.statfs(os.fsencode(path), buffer) else ctypes.c_long.from_buffer(buffer).value
-
-
-def _punch(segment: _Segment, offset: int, length: int) -> int:
-    """Make a hole; return the errno it failed with, or 0."""
-    return ctypes.get_errno() if _libc.fallocate(segment.buffered, _KEEP_SIZE_PUNCH_HOLE, offset, length) else 0
-
-
-def is_aligned(data: memoryview, offset: int) -> bool:
-    """Whether memory can be written to an offset with O_DIRECT."""
-    return not (offset | len(data) | _address(data)) % _ALIGNMENT
-
-
 def _write_all(segment: _Segment, data: memoryview, offset: int, *, durable: bool) -> None:
     fd = segment.direct if segment.direct is not None and is_aligned(data, offset) else segment.buffered
     while data:
@@ -422,10 +415,3 @@ def _write_all(segment: _Segment, data: memoryview, offset: int, *, durable: boo
         data, offset = data[written:], offset + written
         if written % _ALIGNMENT:
             fd = segment.buffered
-
-
-def _address(data: memoryview) -> int:
-    """Where the bytes are in memory; 1, which is not aligned, for memory that must not be written to."""
-    if data.readonly:
-        return 1
-    return ctypes.addressof(ctypes.c_char.from_buffer(data))

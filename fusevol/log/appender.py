@@ -7,6 +7,7 @@ the push goes on.
 
 import mmap
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from time import monotonic
 
 import trio
@@ -61,6 +62,7 @@ class Appender:
         self._broken: FusevolError | None = None
         self._failed = 0
         self._pushing: set[trio.CancelScope] = set()
+        self._unpushed: list[Batch] = []
         self._stopped = False
         self.last_data = 0
         self._opened = 0.0
@@ -151,7 +153,7 @@ class Appender:
         self._opened = monotonic()
 
     def seal(self, *, barrier: bool = False, push: bool = True) -> Batch:
-        """Seal the open batch, start its push, open the next. push: False where a `flush` follows, without an await."""
+        """Seal the open batch, start its push, open the next. push: False to leave that to a `flush`, which follows."""
         batch = self.open
         if batch.base % EPOCH_BLOCKS + 2 * _LARGEST > EPOCH_BLOCKS and self.jump is None:
             raise NoSpace(
@@ -164,6 +166,8 @@ class Appender:
             self.barrier = batch.sequence
         if push:
             self._nursery.start_soon(self._push, batch)
+        else:
+            self._unpushed.append(batch)
         return batch
 
     def begin_map(self) -> int:
@@ -236,7 +240,9 @@ class Appender:
 
     async def _push_here(self, batch: Batch) -> None:
         """Push a batch and wait for it, where that needs no task: to have one do it takes as long as a disk takes."""
-        started = self.backend.start_write(self.volume_id, batch.bytes(), batch.base << BLOCK_SHIFT)
+        started = None
+        with suppress(FusevolError):  # `write` will fail with the same, and be reported
+            started = self.backend.start_write(self.volume_id, batch.bytes(), batch.base << BLOCK_SHIFT)
         if started is None:
             self._nursery.start_soon(self._push, batch)
             return
@@ -313,16 +319,14 @@ class Appender:
 
     # -- barrier ----------------------------------------------------------------------------------
 
-    async def flush(self, sequence: int, sealed: Batch | None = None) -> None:
+    async def flush(self, sequence: int) -> None:
         """Return when every batch up to `sequence` is durable and this writer still held the volume after that.
-
-        sealed: a batch whose push was left to this.
 
         Concurrent callers share one backend flush. Batches whose push failed are pushed once more.
         Raises BackendError, NoSpace, Fenced.
         """
-        if sealed:
-            await self._push_here(sealed)
+        while self._unpushed:
+            await self._push_here(self._unpushed.pop())
         async with self._flushing:
             if self.durable >= sequence:
                 return

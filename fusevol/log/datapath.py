@@ -20,6 +20,8 @@ __all__ = ["DataPath"]
 
 _LIMIT = LOGICAL_BLOCKS << BLOCK_SHIFT
 _MASK = BLOCK - 1
+#: Up to so many blocks are mapped one by one: numpy takes longer to begin.
+_FEW = 8
 
 
 class DataPath:
@@ -162,7 +164,7 @@ class DataPath:
             return
         count = len(data) >> BLOCK_SHIFT
         words = leaf.words[at : at + count]
-        if int(words.max()) >= batch.first:
+        if count <= _FEW or int(words.max()) >= batch.first:
             for i in range(count):
                 self._put(log, leaf, block + i, data[i << BLOCK_SHIFT : (i + 1) << BLOCK_SHIFT])
             return

@@ -114,7 +114,8 @@ class LogVolume:
         if prepare:
             log.retry()
             prepare()
-        sealed = None if log.clean else log.seal(barrier=True, push=False)
+        if not log.clean:
+            log.seal(barrier=True, push=False)
         if log.durable >= log.barrier:
             log.check_usable()
             return
@@ -122,7 +123,7 @@ class LogVolume:
             self._commits.acquire_nowait()
             self._nursery.start_soon(self._checkpoint_in_background, self._freeze())
         try:
-            await log.flush(log.barrier, sealed)
+            await log.flush(log.barrier)
         except FusevolError as error:
             self._note(error)
             raise

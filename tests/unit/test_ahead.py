@@ -12,11 +12,17 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusevol.api.io import Buffer
 from fusevol.backends import overwriter
 from fusevol.backends.ahead import AHEAD_BYTES, SMALL_BYTES, Ahead
+from fusevol.backends.base import Started
 from fusevol.backends.file import FileBackend
+from fusevol.backends.memory import MemoryBackend
 from fusevol.backends.segments import SEGMENT_BYTES, StartedWrite
 from fusevol.errors import BackendError
+from fusevol.log import create_volume, open_volume
+from fusevol.log.format import BLOCK
+from tests.unit.volumes import QUIET, block_bytes
 
 PAGE = 4096
 
@@ -174,6 +180,46 @@ async def test_where_there_is_no_room_for_zeros_there_is_for_data(backend: FileB
     assert await backend.used_size("v") == blocks(tmp_path) == end
 
 
+async def test_zeros_do_not_come_over_what_somebody_else_has_written(backend: FileBackend, tmp_path: Path) -> None:
+    other = FileBackend(tmp_path)
+    await other.write("v", aligned(SMALL_BYTES, 1), 8 * PAGE)
+    await small_writes(backend, 8)
+    assert bytes(await backend.read("v", SMALL_BYTES, 8 * PAGE)) == bytes(aligned(SMALL_BYTES, 1))
+    await other.aclose()
+
+
+async def test_zeros_are_given_back_with_the_files_that_nobody_has_open(backend: FileBackend, tmp_path: Path) -> None:
+    end = await prepared(backend)
+    assert blocks(tmp_path) > AHEAD_BYTES
+    backend.release("v")
+    assert blocks(tmp_path) == end
+    assert backend.start_write("v", aligned(PAGE), end) is None
+    assert await small_writes(backend, 8, end)
+    assert bytes(await backend.read("v", PAGE, end)) == bytes(aligned(PAGE, 0))
+
+
+async def test_while_holes_are_punched_the_loop_is_not_made_to_wait_for_that(backend: FileBackend) -> None:
+    end = await prepared(backend)
+    with backend._volume("v")._discarding():
+        assert backend.start_write("v", aligned(PAGE), end) is None
+    assert backend.start_write("v", aligned(PAGE), end)
+
+
+async def test_a_write_that_cannot_be_waited_for_on_the_loop_is_waited_for_in_a_thread(
+    backend: FileBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: object) -> None:
+        raise OSError(28, "too many watches")
+
+    end = await prepared(backend)
+    started = backend.start_write("v", aligned(PAGE, 5), end)
+    assert started
+    with monkeypatch.context() as patch:
+        patch.setattr(trio.lowlevel, "wait_readable", refuse)
+        assert await started.finished() == PAGE
+    assert bytes(await backend.read("v", PAGE, end)) == bytes(aligned(PAGE, 5))
+
+
 async def test_the_end_of_a_segment_is_written_over_into_the_next(backend: FileBackend) -> None:
     start = SEGMENT_BYTES - 20 * PAGE
     end = await small_writes(backend, 40, start)
@@ -201,3 +247,90 @@ async def test_a_write_that_the_disk_fails_says_which_volume(backend: FileBacken
         assert isinstance(started, StartedWrite)
         with pytest.raises(BackendError, match='volume "v" could not be written'):
             await started.finished()
+
+
+class Gated:
+    """A write that a store has been handed, and that ends when the store says so."""
+
+    def __init__(self, store: "HandedStore", data: bytes, offset: int) -> None:
+        self.store, self.data, self.offset = store, data, offset
+
+    async def finished(self) -> int:
+        await self.store.gate.wait()
+        if self.store.failures:
+            raise self.store.failures.pop()
+        return await self.store.write("v", self.data[: self.store.short], self.offset)
+
+
+class HandedStore(MemoryBackend):
+    """A store that is handed what it can be, and goes on by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = trio.Event()
+        self.gate.set()
+        self.failures: list[BackendError] = []
+        self.refusals: list[BackendError] = []
+        self.short: int | None = None
+        self.handed = 0
+
+    def start_write(self, volume_id: str, data: Buffer, offset: int) -> Started | None:
+        if self.refusals:
+            raise self.refusals.pop()
+        self.handed += 1
+        return Gated(self, bytes(data), offset)
+
+
+async def found(store: MemoryBackend) -> bytes:
+    async with open_volume(store, "v", options=QUIET) as volume:
+        return bytes(await volume.read(BLOCK, 0))
+
+
+async def test_a_flush_whose_caller_is_cancelled_is_finished_by_the_volume() -> None:
+    store = HandedStore()
+    await create_volume(store, "v")
+    with trio.fail_after(10):
+        async with open_volume(store, "v", options=QUIET) as volume:
+            for number in range(3):
+                store.gate = trio.Event()
+                await volume.write(block_bytes(number), 0)
+                with trio.move_on_after(0) as scope:
+                    await volume.flush()
+                assert scope.cancelled_caught
+                handed = store.handed
+                store.gate.set()
+                await volume.flush()
+                assert store.handed == handed, "it was handed over once"
+            volume.abandon()
+    assert await found(store) == block_bytes(2)
+
+
+@pytest.mark.parametrize("trouble", ["refused", "failed", "short"])
+async def test_a_write_that_could_not_be_handed_over_or_came_to_nothing_is_made_again(trouble: str) -> None:
+    store = HandedStore()
+    await create_volume(store, "v")
+    with trio.fail_after(10):
+        async with open_volume(store, "v", options=QUIET) as volume:
+            await volume.write(block_bytes(1), 0)
+            error = BackendError("no luck")
+            if trouble == "refused":
+                store.refusals = [error]
+            elif trouble == "failed":
+                store.failures = [error]
+            else:
+                store.short = 100
+            await volume.flush()
+            volume.abandon()
+    assert await found(store) == block_bytes(1)
+
+
+async def test_a_barrier_that_was_sealed_and_not_flushed_is_stored_by_the_next_flush() -> None:
+    store = MemoryBackend()
+    await create_volume(store, "v")
+    with trio.fail_after(10):
+        async with open_volume(store, "v", options=QUIET) as volume:
+            await volume.write(block_bytes(1), 0)
+            volume._writable().seal(barrier=True, push=False)
+            await volume.flush()
+            volume.abandon()
+    assert await found(store) == block_bytes(1)

@@ -1,0 +1,54 @@
+"""What the file backend asks of the operating system, where Python has no words for it or ours are better."""
+
+import ctypes
+import errno
+import os
+from pathlib import Path
+
+from fusevol.errors import BackendError, NoSpace, VolumeNotFound
+
+__all__ = ["filesystem_type", "fsync_directory", "is_aligned", "punch", "translate"]
+
+_ALIGNMENT = 4096
+_KEEP_SIZE_PUNCH_HOLE = 0x01 | 0x02
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def translate(error: OSError, what: str) -> BackendError | VolumeNotFound:
+    """The fusevol error for an operating-system error; `what` says what could not be done."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"{what}: {error.strerror}", hint="free space on the file system, then try again")
+    return BackendError(f"{what}: {error.strerror or error}")
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable. Blocks."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def filesystem_type(path: Path) -> int:
+    """f_type of statfs(2); 0 where it is not known."""
+    buffer = ctypes.create_string_buffer(256)
+    return 0 if _libc.statfs(os.fsencode(path), buffer) else ctypes.c_long.from_buffer(buffer).value
+
+
+def punch(fd: int, offset: int, length: int) -> int:
+    """Make a hole; return the errno it failed with, or 0."""
+    return ctypes.get_errno() if _libc.fallocate(fd, _KEEP_SIZE_PUNCH_HOLE, offset, length) else 0
+
+
+def is_aligned(data: memoryview, offset: int) -> bool:
+    """Whether memory can be written to an offset with O_DIRECT."""
+    return not (offset | len(data) | _address(data)) % _ALIGNMENT
+
+
+def _address(data: memoryview) -> int:
+    """Where the bytes are in memory; 1, which is not aligned, for memory that must not be written to."""
+    if data.readonly:
+        return 1
+    return ctypes.addressof(ctypes.c_char.from_buffer(data))
