@@ -80,7 +80,7 @@ def s3_server(directory: Path) -> Iterator[S3]:
     with (directory / "log").open("ab") as log:
         process = subprocess.Popen(
             [_WEED, "server", f"-dir={directory}", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-             "-volume.max=20", "-master.volumeSizeLimitMB=64", *words],
+             "-volume.max=20", "-master.volumeSizeLimitMB=64", "-s3.port.iceberg=0", "-s3.port.lance=0", *words],
             stdout=log, stderr=log,
         )  # fmt: skip
     try:
