@@ -1,13 +1,12 @@
 """The head of the log: the batch being filled, batches on their way to the backend, and the barrier.
 
 Everything here that changes state does so without an await, so that a cancellation leaves nothing half
-done. Batches are pushed by tasks of the volume's own nursery: the task that filled one may be cancelled,
-the push goes on.
+done. Batches are pushed by tasks of the volume's own nursery, or by the store itself: the task that filled one, or
+waits for it, may be cancelled, the push goes on.
 """
 
 import mmap
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from time import monotonic
 
 import trio
@@ -240,9 +239,10 @@ class Appender:
 
     async def _push_here(self, batch: Batch) -> None:
         """Push a batch and wait for it, where that needs no task: to have one do it takes as long as a disk takes."""
-        started = None
-        with suppress(FusevolError):  # `write` will fail with the same, and be reported
+        try:
             started = self.backend.start_write(self.volume_id, batch.bytes(), batch.base << BLOCK_SHIFT)
+        except Exception:  # noqa: BLE001  # `write` will fail with the same, and its error is kept
+            started = None
         if started is None:
             self._nursery.start_soon(self._push, batch)
             return
