@@ -1,8 +1,8 @@
 """Zeros ahead of small writes: where they are, and where it is worth while to have more.
 
 A program that syncs again and again makes small writes that follow each other. To overwrite blocks that a file has
-takes 0.6 of the time of appending to it, for which ext4 has to commit its journal; so zeros are appended in larger
-pieces, and written over.
+takes about two thirds of the time of appending to it, for which ext4 has to commit its journal; so zeros are appended
+in larger pieces, and written over.
 """
 
 import threading

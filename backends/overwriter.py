@@ -22,7 +22,8 @@ _CALLS = {"x86_64": (206, 207, 208, 209), "aarch64": (0, 1, 4, 2)}
 _PWRITE = 1
 _NOTIFY = 1
 _MOST = 8
-#: So many times submitting may take so long, in seconds: it does where the kernel carries out the write meanwhile.
+#: So many times in a row submitting may take so long, in seconds: it does where the kernel carries out the write
+#: meanwhile. (On a busy machine it does now and then, like anything else.)
 _DELAYS = 20
 _DELAY = 5e-3
 
@@ -162,7 +163,7 @@ class Overwriter:
             if error.errno != errno.EAGAIN:
                 self._calls = None
             return None
-        self._delays += time.perf_counter() - before > _DELAY
+        self._delays = self._delays + 1 if time.perf_counter() - before > _DELAY else 0
         if self._delays > _DELAYS:
             self._calls = None  # it waits for the disk, which is what this is there to avoid
         return Overwrite(slot, data, self._idle.append)

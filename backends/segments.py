@@ -1,7 +1,7 @@
 """One volume's directory of segment files: the synchronous half of the file backend.
 
 Methods that may block say so and run in worker threads; what they share is guarded by a lock that is
-never held across a system call that waits for the disk.
+never held across a system call that waits for the disk, but when files are closed for good.
 """
 
 import errno
@@ -17,14 +17,13 @@ from pathlib import Path
 
 from fusevol.backends.ahead import AHEAD_BYTES, SMALL_BYTES, Ahead
 from fusevol.backends.overwriter import Overwrite, Overwriter
-from fusevol.backends.systemcalls import filesystem_type, fsync_directory, is_aligned, punch, translate
+from fusevol.backends.systemcalls import ALIGNMENT, filesystem_type, fsync_directory, is_aligned, punch, translate
 from fusevol.errors import NotSupported, VolumeNotFound
 
 __all__ = ["SEGMENT_BYTES", "SegmentDirectory", "StartedWrite"]
 
 #: Bytes of the space in one file: small enough to be dropped whole now and then, large enough to be few.
 SEGMENT_BYTES = 1 << 30
-_ALIGNMENT = 4096
 _OPEN_FILES = 128
 #: Reads that go on where the last one ended, or a little further, make the kernel fetch this much ahead.
 _AHEAD = 8 << 20
@@ -103,10 +102,12 @@ class SegmentDirectory:
             direct = None
         segment = self._open[index] = _Segment(buffered, direct)
         while len(self._open) > _OPEN_FILES:
-            idle = next((i for i, old in self._open.items() if not old.users and i != index), None)
+            # Not the one with zeros, which is the head's: to give those back takes the disk.
+            kept = index, self._ahead.unused[0] // SEGMENT_BYTES
+            idle = next((i for i, old in self._open.items() if not old.users and i not in kept), None)
             if idle is None:
                 break
-            self._close(idle)
+            self._open.pop(idle).close()
         return segment
 
     def _close(self, index: int) -> None:
@@ -413,5 +414,5 @@ def _write_all(segment: _Segment, data: memoryview, offset: int, *, durable: boo
     while data:
         written = os.pwritev(fd, [data], offset, os.RWF_DSYNC if durable else 0)
         data, offset = data[written:], offset + written
-        if written % _ALIGNMENT:
+        if written % ALIGNMENT:
             fd = segment.buffered

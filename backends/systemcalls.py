@@ -7,9 +7,10 @@ from pathlib import Path
 
 from fusevol.errors import BackendError, NoSpace, VolumeNotFound
 
-__all__ = ["filesystem_type", "fsync_directory", "is_aligned", "punch", "translate"]
+__all__ = ["ALIGNMENT", "filesystem_type", "fsync_directory", "is_aligned", "punch", "translate"]
 
-_ALIGNMENT = 4096
+#: What O_DIRECT asks of addresses, offsets and sizes.
+ALIGNMENT = 4096
 _KEEP_SIZE_PUNCH_HOLE = 0x01 | 0x02
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -44,7 +45,7 @@ def punch(fd: int, offset: int, length: int) -> int:
 
 def is_aligned(data: memoryview, offset: int) -> bool:
     """Whether memory can be written to an offset with O_DIRECT."""
-    return not (offset | len(data) | _address(data)) % _ALIGNMENT
+    return not (offset | len(data) | _address(data)) % ALIGNMENT
 
 
 def _address(data: memoryview) -> int:

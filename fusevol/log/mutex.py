@@ -11,11 +11,6 @@ class Mutex:
     def __init__(self) -> None:
         self._lock = trio.Lock()
 
-    @property
-    def taken(self) -> bool:
-        """Whether somebody has it."""
-        return self._lock.locked()
-
     async def __aenter__(self) -> None:
         try:
             self._lock.acquire_nowait()
