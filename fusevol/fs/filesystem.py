@@ -264,7 +264,7 @@ class Filesystem(ReadOnlyFilesystem):
         self._drop_capability(inode)
         return written
 
-    def drop_privileges(self, ino: int, *, member: bool = True) -> Inode:
+    def drop_privileges(self, ino: int, *, member: bool = True) -> None:
         """Take away what a file must not keep when somebody unprivileged changes it.
 
         member: whether they are in the file's group; else a set-group-id bit without the right to execute goes as well.
@@ -277,7 +277,6 @@ class Filesystem(ReadOnlyFilesystem):
             self._drop_capability(inode)
         inode.ctime = now()
         self._inodes.changed(inode)
-        return inode
 
     def _drop_capability(self, inode: Inode) -> None:
         """A change of a file's content or owner ends its capabilities (capabilities(7)), whoever makes it."""

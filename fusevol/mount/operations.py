@@ -228,8 +228,8 @@ class VolumeOperations(Handling):
             # ctime it is a chown(2) that changes nothing else, which is for the owner; and always where no write(2)
             # comes here.
             chown = fields.update_ctime or not stat.S_ISREG(filesystem.get(ino).mode)
-            return self._reply(node, drop_privileges(filesystem, ino, ctx, chown=chown))
-        if ctx.uid and (fields.update_size or ((fields.update_uid or fields.update_gid) and not fields.update_mode)):
+            drop_privileges(filesystem, ino, ctx, chown=chown)
+        elif ctx.uid and (fields.update_size or ((fields.update_uid or fields.update_gid) and not fields.update_mode)):
             drop_privileges(filesystem, ino, ctx)
         return self._reply(node, await filesystem.setattr(ino, changes))
 

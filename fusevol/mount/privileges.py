@@ -16,13 +16,12 @@ import stat
 import pyfuse3
 
 from fusevol.fs import Filesystem
-from fusevol.fs.inodes import Inode
 
 __all__ = ["drop_privileges", "in_group"]
 
 
-def drop_privileges(filesystem: Filesystem, ino: int, ctx: pyfuse3.RequestContext, *, chown: bool = False) -> Inode:
-    """Take away the bits that a file must not keep when this caller changes it; return the inode.
+def drop_privileges(filesystem: Filesystem, ino: int, ctx: pyfuse3.RequestContext, *, chown: bool = False) -> None:
+    """Take away the bits that a file must not keep when this caller changes it.
 
     chown: that is all they asked for, by chown(2). Raises OSError(EPERM) then unless they own the file.
     """
@@ -33,7 +32,7 @@ def drop_privileges(filesystem: Filesystem, ino: int, ctx: pyfuse3.RequestContex
     lost = inode.mode & (stat.S_ISUID | (0 if locking and member else stat.S_ISGID))
     if chown and lost and not inode.is_dir and ctx.uid not in (0, inode.uid):
         raise OSError(errno.EPERM, "not the owner")
-    return filesystem.drop_privileges(ino, member=member)
+    filesystem.drop_privileges(ino, member=member)
 
 
 def in_group(gid: int, ctx: pyfuse3.RequestContext) -> bool:
