@@ -117,12 +117,16 @@ class FileData(FileReader):
         await self._outgrow(inode)
         view = memoryview(data).cast("B")
         first, last = offset >> _SHIFT, (end + _MASK) >> _SHIFT
-        holes = [piece for piece in self.pieces(inode, first, last - first) if not piece[1]]
-        for block, _, count in holes:
-            self._allocate(inode, block, count)
-        fresh = {edge for block, _, count in holes for edge in (block, block + count - 1)}
+        pieces = list(self.pieces(inode, first, last - first))
+        fresh: set[int] = set()
+        for block, address, count in pieces:
+            if not address:
+                self._allocate(inode, block, count)
+                fresh.update((block, block + count - 1))
+        if fresh:
+            pieces = list(self.pieces(inode, first, last - first))
         self._grown(inode, end, timed)
-        for block, address, count in list(self.pieces(inode, first, last - first)):
+        for block, address, count in pieces:
             low = max(offset, block << _SHIFT)
             high = min(end, (block + count) << _SHIFT)
             part: Buffer = view[low - offset : high - offset]

@@ -7,8 +7,6 @@ the errno that Linux gives; failures of the store are FusevolErrors.
 
 import errno
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from fusevol.api.io import Buffer
 from fusevol.errors import BackendError
@@ -63,7 +61,7 @@ class Filesystem(ReadOnlyFilesystem):
             gid = directory.gid
             if stat.S_ISDIR(mode):
                 mode |= stat.S_ISGID
-        default = self._xattr(parent, acl.DEFAULT)
+        default = self._xattr(directory, acl.DEFAULT)
         access = None
         if default is None:
             mode &= ~caller.umask
@@ -73,9 +71,9 @@ class Filesystem(ReadOnlyFilesystem):
         inode = self._inodes.new(mode, caller.uid, gid, rdev=rdev, data=data)
         self._enter(directory, name, inode)
         if access is not None:
-            self._set_xattr(inode.ino, acl.ACCESS, access)
+            self._set_xattr(inode, acl.ACCESS, access)
         if default is not None and inode.is_dir:
-            self._set_xattr(inode.ino, acl.DEFAULT, default)
+            self._set_xattr(inode, acl.DEFAULT, default)
         return inode
 
     def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Inode:
@@ -99,10 +97,9 @@ class Filesystem(ReadOnlyFilesystem):
             raise shortage
 
     async def _make_room(self) -> None:
-        """Have given back what was deleted where the store is all but full. Raises NoSpace if that is too little."""
-        if self.volume.room.shortage():
-            await self.sync()
-            self._may_grow()
+        """The store is all but full: have given back what was deleted. Raises NoSpace if that is too little."""
+        await self.sync()
+        self._may_grow()
 
     def link(self, ino: int, parent: int, name: bytes) -> Inode:
         """Another name for a file. Raises OSError as link(2)."""
@@ -179,14 +176,14 @@ class Filesystem(ReadOnlyFilesystem):
                 raise fail(errno.EISDIR)
             if not stat.S_ISREG(inode.mode):
                 raise fail(errno.EINVAL)
-            with _pinned(inode):
+            with _Pinned(inode):
                 await self._data.truncate(inode, changes.size)
             self._drop_capability(inode)
         if changes.mode is not None:
             inode.mode = inode.kind | (changes.mode & 0o7777)
-            if access := self._xattr(ino, acl.ACCESS):
+            if access := self._xattr(inode, acl.ACCESS):
                 self._database.begin()
-                self._set_xattr(ino, acl.ACCESS, acl.with_mode(acl.parse(access), changes.mode))
+                self._set_xattr(inode, acl.ACCESS, acl.with_mode(acl.parse(access), changes.mode))
         if changes.mode is None and (changes.uid, changes.gid) != (None, None):
             self.drop_privileges(ino)
         if changes.uid is not None:
@@ -201,8 +198,18 @@ class Filesystem(ReadOnlyFilesystem):
         self._inodes.changed(inode)
         return inode
 
-    def _set_xattr(self, ino: int, name: bytes, value: bytes) -> None:
-        self._database.run("INSERT OR REPLACE INTO xattr VALUES (?, ?, ?)", (ino, name, value))
+    def _set_xattr(self, inode: Inode, name: bytes, value: bytes) -> None:
+        names = self._xattrs(inode)
+        self._database.run("INSERT OR REPLACE INTO xattr VALUES (?, ?, ?)", (inode.ino, name, value))
+        if name not in names:
+            inode.xattrs = (*names, name)
+
+    def _drop_xattr(self, inode: Inode, name: bytes) -> None:
+        names = self._xattrs(inode)
+        if name in names:
+            self._database.begin()
+            self._database.run("DELETE FROM xattr WHERE ino = ? AND name = ?", (inode.ino, name))
+            inode.xattrs = tuple(other for other in names if other != name)
 
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0, *, member: bool = True) -> None:
         """Set an extended attribute (setxattr(2)); an access ACL sets the mode, too.
@@ -215,7 +222,7 @@ class Filesystem(ReadOnlyFilesystem):
         if len(value) > XATTR_MAX:
             raise fail(errno.E2BIG)
         inode = self.get(ino)
-        there = self._xattr(ino, name) is not None
+        there = name in self._xattrs(inode)
         if flags & XATTR_CREATE and there:
             raise fail(errno.EEXIST)
         if flags & XATTR_REPLACE and not there:
@@ -229,22 +236,21 @@ class Filesystem(ReadOnlyFilesystem):
                 raise fail(errno.EACCES)
         self._database.begin()
         if plain and name == acl.ACCESS:
-            self._database.run("DELETE FROM xattr WHERE ino = ? AND name = ?", (ino, name))
+            self._drop_xattr(inode, name)
         else:
-            self._set_xattr(ino, name, value)
-            if name == CAPABILITY:
-                inode.capability = True
+            self._set_xattr(inode, name, value)
         inode.ctime = now()
         self._inodes.changed(inode)
 
     def removexattr(self, ino: int, name: bytes) -> None:
         """Remove an extended attribute; an ACL need not be there. Raises OSError(ENODATA, EOPNOTSUPP, EINVAL)."""
-        if name in (acl.ACCESS, acl.DEFAULT) and self._xattr(ino, name) is None:
-            return
-        self.getxattr(ino, name)
-        self._database.begin()
-        self._database.run("DELETE FROM xattr WHERE ino = ? AND name = ?", (ino, name))
+        check_name(name)
         inode = self.get(ino)
+        if name not in self._xattrs(inode):
+            if name in (acl.ACCESS, acl.DEFAULT):
+                return
+            raise fail(errno.ENODATA)
+        self._drop_xattr(inode, name)
         inode.ctime = now()
         self._inodes.changed(inode)
 
@@ -258,8 +264,9 @@ class Filesystem(ReadOnlyFilesystem):
         Raises OSError(ENOSPC, EFBIG), BackendError, Fenced.
         """
         inode = self.get(ino)
-        with _pinned(inode):
-            await self._make_room()
+        with _Pinned(inode):
+            if self.volume.room.shortage():
+                await self._make_room()
             written = await self._data.write(inode, data, offset, timed=timed)
         self._drop_capability(inode)
         return written
@@ -280,12 +287,7 @@ class Filesystem(ReadOnlyFilesystem):
 
     def _drop_capability(self, inode: Inode) -> None:
         """A change of a file's content or owner ends its capabilities (capabilities(7)), whoever makes it."""
-        if inode.capability is None:
-            inode.capability = self._xattr(inode.ino, CAPABILITY) is not None
-        if inode.capability:
-            inode.capability = False
-            self._database.begin()
-            self._database.run("DELETE FROM xattr WHERE ino = ? AND name = ?", (inode.ino, CAPABILITY))
+        self._drop_xattr(inode, CAPABILITY)
 
     async def fallocate(self, ino: int, mode: int, offset: int, length: int) -> None:
         """fallocate(2): plain, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE. Raises OSError(EOPNOTSUPP, EINVAL, EFBIG, ENOSPC)."""
@@ -293,7 +295,7 @@ class Filesystem(ReadOnlyFilesystem):
         if mode & ~19 or (punch and zero):
             raise fail(errno.EOPNOTSUPP)
         inode = self.get(ino)
-        with _pinned(inode):
+        with _Pinned(inode):
             if punch or zero:
                 await self._data.punch(inode, offset, length, keep_blocks=bool(zero))
             else:
@@ -399,14 +401,19 @@ class Filesystem(ReadOnlyFilesystem):
         await self._data.recover()
 
 
-@contextmanager
-def _pinned(inode: Inode) -> Iterator[None]:
+class _Pinned:
     """Counted as open, so that it stays in memory, and nobody loads a second one, while who changes it waits."""
-    inode.opens += 1
-    try:
-        yield
-    finally:
-        inode.opens -= 1
+
+    __slots__ = ("_inode",)
+
+    def __init__(self, inode: Inode) -> None:
+        self._inode = inode
+
+    def __enter__(self) -> None:
+        self._inode.opens += 1
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._inode.opens -= 1
 
 
 def _storable(time: int) -> int:

@@ -48,8 +48,7 @@ def fail(code: int) -> OSError:
 class Inode:
     """A file; the columns of its row, and what belongs to it in memory only.
 
-    extents: sorted by block; None while not loaded.
-    capability: whether it has file capabilities, None if not known.
+    extents: sorted by block; None while not loaded. xattrs: names of its extended attributes; None while not loaded.
     opens: open handles. reserved: logical blocks set aside
     for it to grow into, as (address, count).
     """
@@ -58,7 +57,6 @@ class Inode:
         "atime",
         "blocks",
         "btime",
-        "capability",
         "ctime",
         "data",
         "extents",
@@ -73,6 +71,7 @@ class Inode:
         "reserved",
         "size",
         "uid",
+        "xattrs",
     )
 
     def __init__(
@@ -95,7 +94,7 @@ class Inode:
         self.data = data
         self.extents: list[Extent] | None = None
         self.opens = 0
-        self.capability: bool | None = None
+        self.xattrs: tuple[bytes, ...] | None = None
         self.reserved: tuple[int, int] = (0, 0)
 
     @property
@@ -166,6 +165,7 @@ class InodeTable:
         self._next += 1
         self.count += 1
         inode.extents = []
+        inode.xattrs = ()
         self._cache[inode.ino] = self._dirty[inode.ino] = inode
         return inode
 

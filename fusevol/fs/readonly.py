@@ -38,13 +38,21 @@ class ReadOnlyFilesystem:
         self._data: FileReader = FileReader(volume, database)
         self.get = self._inodes.get
 
-    def lookup(self, parent: int, name: bytes) -> Inode:
-        """The inode of a name. Raises OSError(ENOENT, ENOTDIR, ENAMETOOLONG)."""
+    def find(self, parent: int, name: bytes) -> Inode | None:
+        """The inode of a name, or None. Raises OSError(ENAMETOOLONG)."""
         if name == b".":
             return self.get(parent)
         if name == b"..":
             return self.get(self.get(parent).parent or parent)
-        return self._names.lookup(parent, name)
+        ino = self._names.find(parent, name)
+        return None if ino is None else self.get(ino)
+
+    def lookup(self, parent: int, name: bytes) -> Inode:
+        """The inode of a name. Raises OSError(ENOENT, ENAMETOOLONG)."""
+        inode = self.find(parent, name)
+        if inode is None:
+            raise fail(errno.ENOENT)
+        return inode
 
     def _directory(self, ino: int) -> Inode:
         inode = self.get(ino)
@@ -70,23 +78,30 @@ class ReadOnlyFilesystem:
         """Entries of a directory behind a cookie. Raises OSError(ENOTDIR)."""
         return self._names.entries(self._directory(ino).ino, after, most)
 
-    def _xattr(self, ino: int, name: bytes) -> bytes | None:
-        row = self._database.one("SELECT value FROM xattr WHERE ino = ? AND name = ?", (ino, name))
+    def _xattrs(self, inode: Inode) -> tuple[bytes, ...]:
+        if inode.xattrs is None:
+            rows = self._database.all("SELECT name FROM xattr WHERE ino = ?", (inode.ino,))
+            inode.xattrs = tuple(bytes(row[0]) for row in rows)  # type: ignore[arg-type]
+        return inode.xattrs
+
+    def _xattr(self, inode: Inode, name: bytes) -> bytes | None:
+        # Most files have none: the kernel asks for `security.capability` before it first writes to a file.
+        if name not in self._xattrs(inode):
+            return None
+        row = self._database.one("SELECT value FROM xattr WHERE ino = ? AND name = ?", (inode.ino, name))
         return None if row is None else bytes(row[0])  # type: ignore[arg-type]
 
     def getxattr(self, ino: int, name: bytes) -> bytes:
         """Value of an extended attribute. Raises OSError(ENODATA, EOPNOTSUPP, EINVAL)."""
         check_name(name)
-        value = self._xattr(ino, name)
+        value = self._xattr(self.get(ino), name)
         if value is None:
             raise fail(errno.ENODATA)
         return value
 
     def listxattr(self, ino: int) -> list[bytes]:
         """Names of the extended attributes."""
-        self.get(ino)
-        rows = self._database.all("SELECT name FROM xattr WHERE ino = ?", (ino,))
-        return [bytes(row[0]) for row in rows]  # type: ignore[arg-type]
+        return list(self._xattrs(self.get(ino)))
 
     async def read(self, ino: int, size: int, offset: int) -> Buffer:
         """Bytes of a regular file. Raises CorruptData, BackendError."""

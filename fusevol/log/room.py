@@ -39,11 +39,25 @@ class Room:
 
         The reserve does not count, nor what is on its way to the store.
         """
-        log, now = self._log, monotonic()
-        if log is None:
+        said, since = self._known()
+        return None if said is None else Capacity(said.total, max(0, said.free - since))
+
+    def shortage(self) -> NoSpace | None:
+        """The error for whoever wants files to grow where the store has no room for that."""
+        said, since = self._known()
+        if said is None or said.free > since:
             return None
-        # Asked at each write, so the store is not: what went into the log since it was asked is known here.
-        at = log.head + log.open.count
+        return NoSpace(
+            f'volume "{self._volume_id}" cannot grow: its store is full but for a reserve',
+            hint="free space on the store, or delete files or snapshots of the volume",
+        )
+
+    def _known(self) -> tuple[Capacity | None, int]:
+        """What the store said, and how many bytes went into the log since. It is not asked at each write."""
+        log = self._log
+        if log is None:
+            return None, 0
+        at, now = log.head + log.open.count, monotonic()
         asked, then, capacity = self._asked
         if now - asked > _SECONDS or not 0 <= at - then < _BLOCKS:
             capacity, then = self._backend.capacity(self._volume_id), at
@@ -51,16 +65,4 @@ class Room:
                 reserve = min(self._options.reserve_bytes, capacity.total // 16)
                 capacity = Capacity(capacity.total, capacity.free - log.unstored - reserve)
             self._asked = now, then, capacity
-        if capacity is None:
-            return None
-        return Capacity(capacity.total, max(0, capacity.free - (at - then << BLOCK_SHIFT)))
-
-    def shortage(self) -> NoSpace | None:
-        """The error for whoever wants files to grow where the store has no room for that."""
-        capacity = self.capacity()
-        if capacity is None or capacity.free:
-            return None
-        return NoSpace(
-            f'volume "{self._volume_id}" cannot grow: its store is full but for a reserve',
-            hint="free space on the store, or delete files or snapshots of the volume",
-        )
+        return capacity, at - then << BLOCK_SHIFT

@@ -74,9 +74,10 @@ def _counted(function: F, *, changes: bool) -> F:
             if self.control.owns(node):
                 return await function(self, node, *args)
             if changes:
-                await self.allowed()
+                if self.quiesce.held or nodes.replacing:
+                    await self.allowed()
                 self.quiesce.enter()
-            else:
+            elif nodes.replacing:
                 await nodes.settled()
             generation = nodes.generation
             try:

@@ -52,9 +52,8 @@ class Nodes:
         self.tree = tree
         self.generation = 0
         self.snapshots: dict[int, ReadOnlyFilesystem] = {}
-
-        #: Set while a restore replaces the live tree.
-        self._replacing: trio.Event | None = None
+        #: Set when the restore that replaces the live tree is over; None while there is none.
+        self.replacing: trio.Event | None = None
 
     @property
     def filesystem(self) -> Filesystem:
@@ -66,17 +65,17 @@ class Nodes:
     @contextmanager
     def replacement(self) -> Iterator[None]:
         """While this lasts the live tree must not be touched, and `settled` waits."""
-        self._replacing = event = trio.Event()
+        self.replacing = event = trio.Event()
         try:
             yield
         finally:
-            self._replacing = None
+            self.replacing = None
             event.set()
 
     async def settled(self) -> None:
         """Wait until the live tree is there to be used. Does not yield to other tasks where it is."""
-        while self._replacing is not None:
-            await self._replacing.wait()
+        while self.replacing is not None:
+            await self.replacing.wait()
 
     def is_root(self, node: int) -> bool:
         """Whether it is the root of the live tree."""
@@ -104,6 +103,8 @@ class Nodes:
 
     def live(self, node: int) -> tuple[Filesystem, int]:
         """The live filesystem and inode number, for a change. Raises OSError(ESTALE, EROFS)."""
+        if node >> _GENERATION_SHIFT == self.generation:
+            return self.filesystem, node & _INO
         where = self.split(node)
         if where.snapshot:
             raise OSError(errno.EROFS, "a snapshot")

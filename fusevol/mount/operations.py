@@ -94,15 +94,8 @@ class VolumeOperations(Handling):
         if self.control.owns(parent) or (name == CONTROL_NAME and self.nodes.is_root(parent) and self.control.enabled):
             return await self.control.lookup(parent, name)
         where, filesystem = self.nodes.find(parent)
-        try:
-            return self._attributes(filesystem.lookup(where.ino, name), where)
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            missing = EntryAttributes()
-            missing.st_ino = 0  # a negative entry, which the kernel may keep
-            missing.entry_timeout = _CACHE_SECONDS
-            return missing
+        inode = filesystem.find(where.ino, name)
+        return _missing() if inode is None else self._attributes(inode, where)
 
     @change
     async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
@@ -376,6 +369,14 @@ class VolumeOperations(Handling):
         data.f_files, data.f_ffree, data.f_favail = numbers.files, numbers.files_free, numbers.files_free
         data.f_namemax = NAME_MAX
         return data
+
+
+def _missing() -> EntryAttributes:
+    """A negative entry, which the kernel may keep."""
+    entry = EntryAttributes()
+    entry.st_ino = 0
+    entry.entry_timeout = _CACHE_SECONDS
+    return entry
 
 
 def _caller(ctx: Any) -> Caller:
