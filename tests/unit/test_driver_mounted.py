@@ -109,16 +109,17 @@ async def test_a_clone_of_a_mounted_volume_has_all_that_was_written(
 
 @needs_fuse
 async def test_a_mounted_volume_is_measured_and_verified_in_use(driver: LocalDriver, web: str, mount: Path) -> None:
-    await in_thread((mount / "file").write_bytes, os.urandom(1 << 20))
+    await in_thread((mount / "file").write_bytes, os.urandom(3 << 20))
     [volume] = await driver.inspect([web])
-    assert (await driver.upkeep.usage(volume)).live >= 1 << 20
+    assert (await driver.upkeep.usage(volume)).live >= 3 << 20
     report = await driver.upkeep.check(volume)
     assert report.problems == ()
-    assert report.verified >= 1 << 20
+    assert report.verified >= 3 << 20
     await in_thread((mount / "file").unlink)
     done = await driver.upkeep.gc(volume)
     assert done.note == ""
-    assert done.freed >= 1 << 20
+    # Less what the log may have taken meanwhile, to write ahead of itself.
+    assert done.freed >= 2 << 20
     assert int(str(await in_thread(text, mount / ".fusevol" / "reclaim"))) < 1 << 16
     await in_thread((mount / ".fusevol" / "quiesce").write_text, "60")
     assert "busy" in (await driver.upkeep.gc(volume)).note
