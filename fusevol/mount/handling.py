@@ -74,10 +74,10 @@ def _counted(function: F, *, changes: bool) -> F:
             if self.control.owns(node):
                 return await function(self, node, *args)
             if changes:
-                if self.quiesce.held or nodes.replacing:
+                if self.quiesce.held or nodes.replacing is not None:
                     await self.allowed()
                 self.quiesce.enter()
-            elif nodes.replacing:
+            elif nodes.replacing is not None:
                 await nodes.settled()
             generation = nodes.generation
             try:
