@@ -49,8 +49,7 @@ class Inode:
     """A file; the columns of its row, and what belongs to it in memory only.
 
     extents: sorted by block; None while not loaded. xattrs: names of its extended attributes; None while not loaded.
-    opens: open handles. reserved: logical blocks set aside
-    for it to grow into, as (address, count).
+    opens: open handles. reserved: logical blocks set aside for it to grow into, as (address, count).
     """
 
     __slots__ = (

@@ -103,6 +103,7 @@ class Nodes:
 
     def live(self, node: int) -> tuple[Filesystem, int]:
         """The live filesystem and inode number, for a change. Raises OSError(ESTALE, EROFS)."""
+        # Nearly every change is of such a one, which need not be taken apart.
         if node >> _GENERATION_SHIFT == self.generation:
             return self.filesystem, node & _INO
         where = self.split(node)

@@ -10,8 +10,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
 
@@ -154,28 +154,23 @@ async def test_random_calls_have_the_results_that_they_have_on_ext4_and_a_mount_
     assert not (difference := first_difference(before, after)), difference
 
 
-def one_waits_for_an_answer() -> bool:
-    """Whether a thread of this process is in a system call that a FUSE server has not answered."""
-    return any((task / "wchan").read_text() == "request_wait_answer" for task in Path("/proc/self/task").iterdir())
-
-
-async def test_a_chown_that_changes_nothing_leaves_the_time_of_change_that_the_kernel_gave_it(volume: Volume) -> None:
+def test_a_chown_that_changes_nothing_leaves_the_time_of_change_that_the_kernel_gave_it(volume: Volume) -> None:
     # The kernel does not send it again: with a time of our own, the file would look changed anew a mount later.
     file = volume.mountpoint / "file"
     file.touch()
     file.stat()  # so that it need not ask for the attributes first
     assert volume.process is not None
+    chown = threading.Thread(target=os.chown, args=(file, -1, -1))
     volume.process.send_signal(signal.SIGSTOP)
     try:
-        with ThreadPoolExecutor() as threads:
-            chown = threads.submit(os.chown, file, -1, -1)
-            until(one_waits_for_an_answer, "the kernel to ask for it")
-            asked = now()
-            until(lambda: now() > asked, "the clock to go on")
-            volume.process.send_signal(signal.SIGCONT)
-            chown.result(LIMIT)
+        chown.start()
+        where = Path(f"/proc/self/task/{chown.native_id}/wchan")
+        until(lambda: where.read_text() == "request_wait_answer", "the kernel to ask for it")
+        asked = now()
+        until(lambda: now() > asked, "the clock to go on")
     finally:
         volume.process.send_signal(signal.SIGCONT)
+    chown.join(LIMIT)
     before = file.stat().st_ctime_ns
     assert before <= asked
     volume.unmount()
