@@ -18,7 +18,7 @@ from fusevol.driver.context import Context, data_missing
 from fusevol.driver.control import Control
 from fusevol.driver.mounts import is_ours, mount_at, take_away
 from fusevol.errors import BackendError, InvalidArgument, NotSupported, VolumeBusy, VolumeDetached, VolumeNotFound
-from fusevol.mount.mounttable import places
+from fusevol.mount.mounttable import find, places
 from fusevol.store.processes import Life, Process
 
 if TYPE_CHECKING:
@@ -242,10 +242,8 @@ class Mounting:
                 raise InvalidArgument(f'volume "{name}" is not mounted on {where}, but on {elsewhere}')
             if not others or where not in others or len(volume.attach_path) == 1:
                 refuse_if_used(volume, "unmounted")
-            mounted = mount_at(where)
         # Not held from here on: the serving process ends by itself, which may take as long as the last writes do.
-        await trio.to_thread.run_sync(lambda: _unmount(where, f'volume "{name}"'))
-        if mounted and places(mounted.device):
+        if await trio.to_thread.run_sync(lambda: _unmount(where, f'volume "{name}"')):
             await self._context.change(volume_id, lambda now: _without(now, where))
             return
         if server is not None:
@@ -294,18 +292,23 @@ def _without(volume: Volume, path: str) -> Volume:
     return msgspec.structs.replace(volume, attach_path=left)
 
 
-def _unmount(path: str, name: str) -> None:
-    """Unmount a path, if something is mounted there. name: what it is of, with its kind."""
+def _unmount(path: str, name: str) -> bool:
+    """Unmount a path, if something is mounted there; return whether the same is mounted elsewhere and stays.
+
+    name: what it is of, with its kind.
+    """
     from fusevol.mount.attaching import unmount
-    from fusevol.mount.mounttable import find
 
     mounted = find(Path(path))
     if mounted is None:
-        return
+        return False
+    others = [mount for mount in places(mounted.device) if mount.id != mounted.id]
     try:
         unmount(mounted)
     except VolumeBusy as error:
         raise VolumeBusy(f"{name} is in use on {path}", hint=f"to see by whom: fuser -vm {path}") from error
+    # Only those: once a filesystem is gone, the next one that anybody mounts gets its number.
+    return any(mount in others for mount in places(mounted.device))
 
 
 def _wait(server: Process, name: str) -> None:

@@ -26,7 +26,7 @@ from fusevol.errors import BackendError, FusevolError, NotSupported, VolumeBusy
 from fusevol.mount import _pyfuse3
 from fusevol.mount.attaching import check_mountpoint, mount, unmount, vfs_words
 from fusevol.mount.handshake import shake_hands
-from fusevol.mount.kernel import in_thread, set_dirty_share, set_read_ahead, sync_filesystem
+from fusevol.mount.kernel import ended, in_thread, set_dirty_share, set_read_ahead, sync_filesystem
 from fusevol.mount.mounttable import Mount, find, places
 from fusevol.mount.options import LARGEST_REQUEST, MountOptions
 from fusevol.mount.syscalls import syncfs
@@ -194,6 +194,20 @@ class _Session:
 
     async def _leave(self) -> None:
         """Unmount while serving, from whatever other path as well; end the loop where that does not."""
+        if self.device is None or not ended(self.device):
+            # Else the loop is about to end, and the number of the filesystem may be another's by now.
+            await self._unmount()
+        with trio.move_on_after(DETACHED_GRACE):
+            await self._ended.wait()
+        if not self._ended.is_set():
+            log.warning('"%s" is no longer served, though somebody uses it', self._mounted.mountpoint)
+            if self._waiter is not None:
+                self._waiter.close()
+            else:
+                pyfuse3.terminate()
+            await self._ended.wait()
+
+    async def _unmount(self) -> None:
         *others, self._mounted = places(self._mounted.device) or [self._mounted]
         for other in others:
             with contextlib.suppress(FusevolError):
@@ -208,15 +222,6 @@ class _Session:
                 await in_thread(lambda: _detach_and_sync(self._mounted))
         except FusevolError as error:
             log.warning("%s", error)
-        with trio.move_on_after(DETACHED_GRACE):
-            await self._ended.wait()
-        if not self._ended.is_set():
-            log.warning('"%s" is no longer served, though somebody uses it', self._mounted.mountpoint)
-            if self._waiter is not None:
-                self._waiter.close()
-            else:
-                pyfuse3.terminate()
-            await self._ended.wait()
 
 
 def _detach_and_sync(mounted: Mount) -> None:

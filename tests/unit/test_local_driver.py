@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from fusevol.api import ActiveRequests, LocatorUpdate, SpecUpdate, VolumeLocator, VolumeSpec
+from fusevol.api import ActiveRequests, LocatorUpdate, SpecUpdate, VolumeLocator, VolumeSpec, VolumeState
 from fusevol.driver import LocalDriver
 from fusevol.driver.attachment import server_of
 from fusevol.driver.mounts import mount_at
@@ -177,6 +177,35 @@ async def test_a_server_that_is_told_to_end_leaves_both_paths(driver: LocalDrive
     assert (mount_at(one), mount_at(two)) == (None, None)
     await driver.mount(web, one)
     assert await in_thread(Path(one, "file").read_text) == "text"
+
+
+@needs_fuse
+async def test_unmounting_waits_for_the_server_even_if_the_next_mount_of_the_machine_gets_its_number(
+    driver: LocalDriver, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web, path = await make(driver, "web"), places()
+    await driver.mount(web, path)
+    mounted, umount2, strangers = mount_at(path), syscalls.umount2, list[Path]()
+    assert mounted
+
+    def umount_and_mount_another(target: Path, flags: syscalls.UnmountFlag) -> None:
+        umount2(target, flags)
+        # The kernel gives the lowest number that is free.
+        for _ in range(100):
+            strangers.append(Path(places()))
+            syscalls.mount("tmpfs", strangers[-1], "tmpfs", syscalls.MountFlag(0), "size=4k")
+            other = mount_at(str(strangers[-1]))
+            if other and other.device == mounted.device:
+                return
+
+    monkeypatch.setattr(syscalls, "umount2", umount_and_mount_another)
+    try:
+        await driver.unmount(web, path)
+        [volume] = await driver.inspect([web])
+    finally:
+        for stranger in strangers:
+            umount2(stranger)
+    assert (volume.state, volume.attached_on) == (VolumeState.DETACHED, "")
 
 
 # -- requests -------------------------------------------------------------------------------------
