@@ -45,8 +45,8 @@ class FileData(FileReader):
 
     # -- extents ----------------------------------------------------------------------------------
 
-    def _allocate(self, inode: Inode, block: int, count: int) -> None:
-        """Map a hole to fresh addresses. Raises OSError(ENOSPC) over the quota."""
+    def _allocate(self, inode: Inode, block: int, count: int) -> int:
+        """Map a hole to fresh addresses, and return the first. Raises OSError(ENOSPC) over the quota."""
         if self.limit and self.used + count > self.limit:
             raise fail(errno.ENOSPC)
         address, room = inode.reserved
@@ -68,6 +68,7 @@ class FileData(FileReader):
         self.used += count
         inode.blocks += count
         self._remapped(inode).add(block)
+        return address
 
     def _unmap(self, inode: Inode, first: int, end: int | None) -> None:
         """Let go of the file's blocks from `first` to before `end` (None: to its end)."""
@@ -117,14 +118,13 @@ class FileData(FileReader):
         await self._outgrow(inode)
         view = memoryview(data).cast("B")
         first, last = offset >> _SHIFT, (end + _MASK) >> _SHIFT
-        pieces = list(self.pieces(inode, first, last - first))
+        pieces: list[tuple[int, int, int]] = []
         fresh: set[int] = set()
-        for block, address, count in pieces:
+        for block, address, count in list(self.pieces(inode, first, last - first)):
             if not address:
-                self._allocate(inode, block, count)
+                address = self._allocate(inode, block, count)
                 fresh.update((block, block + count - 1))
-        if fresh:
-            pieces = list(self.pieces(inode, first, last - first))
+            pieces.append((block, address, count))
         self._grown(inode, end, timed)
         for block, address, count in pieces:
             low = max(offset, block << _SHIFT)
