@@ -27,7 +27,7 @@ from fusevol.backends.memory import MemoryBackend
 from fusevol.backends.wrappers.recording import Journal, RecordingBackend
 from fusevol.errors import CorruptData
 from fusevol.log import LogOptions, delete_volume, open_volume
-from fusevol.testing.determinism import Dawdling, run
+from fusevol.testing.determinism import Dawdling, GoingOn, run
 from fusevol.testing.model import VolumeModel
 from fusevol.testing.small import random_options, small_batches
 from fusevol.testing.timeline import Barrier, Timeline, capture
@@ -93,7 +93,7 @@ def _record(setting: Setting, store: MemoryBackend, volumes: dict[str, Known], s
     store.traits = setting.traits
     recording = RecordingBackend(Dawdling(store, seed))
     workload = Workload(
-        setting.faults(recording), seed, options=setting.options, clock=lambda: len(recording.journal),
+        GoingOn(setting.faults(recording), seed), seed, options=setting.options, clock=lambda: len(recording.journal),
         check_every=0, volumes=volumes,
     )  # fmt: skip
     with setting.batches():

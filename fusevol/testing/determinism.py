@@ -1,4 +1,4 @@
-"""Runs that go the same way every time: a seeded scheduler, a clock that jumps, a backend that dawdles.
+"""Runs that go the same way every time: a seeded scheduler, a clock that jumps, backends that dawdle, or go on alone.
 
 Trio shuffles the tasks that are ready, with a random generator of its own. Its switch for tests (the one
 that Hypothesis uses) orders them first; seeding the generator then makes a run repeatable. Both are private
@@ -15,10 +15,10 @@ import trio
 from trio.testing import MockClock
 
 from fusevol.api.io import Buffer
-from fusevol.backends.base import Backend, Manifest
+from fusevol.backends.base import Backend, Manifest, Started
 from fusevol.backends.wrappers.wrapper import Wrapper
 
-__all__ = ["REPEATABLE", "Dawdling", "run"]
+__all__ = ["REPEATABLE", "Dawdling", "GoingOn", "run"]
 
 T = TypeVar("T")
 
@@ -104,3 +104,43 @@ class Dawdling(Wrapper):
         version = await self.inner.put_manifest(volume_id, data, if_version)
         await self._dawdle(done=True)
         return version
+
+
+class GoingOn(Wrapper):
+    """Takes every other write that it may, to go on with it alone, as the kernel does with those to a file."""
+
+    def __init__(self, inner: Backend, seed: object) -> None:
+        super().__init__(inner)
+        self._random = random.Random(f"{seed}")
+        #: How many it took.
+        self.taken = 0
+
+    def start_write(self, volume_id: str, data: Buffer, offset: int) -> Started | None:
+        """Take it or leave it."""
+        if self._random.random() < 0.5:
+            return None
+        self.taken += 1
+        return _Taken(self.inner, volume_id, data, offset)
+
+
+class _Taken(Started):
+    """A write that goes on, whether or not anybody waits for it."""
+
+    def __init__(self, store: Backend, volume_id: str, data: Buffer, offset: int) -> None:
+        self._done = trio.Event()
+        self._written = 0
+        self._error: Exception | None = None
+        trio.lowlevel.spawn_system_task(self._write, store, volume_id, data, offset)
+
+    async def _write(self, store: Backend, volume_id: str, data: Buffer, offset: int) -> None:
+        try:
+            self._written = await store.write(volume_id, data, offset)
+        except Exception as error:  # noqa: BLE001  # for whoever asks
+            self._error = error
+        self._done.set()
+
+    async def finished(self) -> int:
+        await self._done.wait()
+        if self._error is not None:
+            raise self._error
+        return self._written

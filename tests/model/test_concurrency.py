@@ -8,7 +8,7 @@ import trio
 
 from fusevol.backends.memory import MemoryBackend
 from fusevol.log import LogVolume, create_volume, open_volume
-from fusevol.testing.determinism import Dawdling, run
+from fusevol.testing.determinism import Dawdling, GoingOn, run
 from fusevol.testing.small import random_options
 from fusevol.testing.timeline import verify_space
 
@@ -162,7 +162,7 @@ async def check_final(volume: LogVolume, crowd: Crowd) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_many_tasks_at_once_see_whole_blocks_in_the_order_in_which_they_were_written(seed: int) -> None:
     async def crowd_on_a_volume() -> None:
-        backend = Dawdling(MemoryBackend(), seed)
+        backend = GoingOn(Dawdling(MemoryBackend(), seed), seed)
         options = random_options(random.Random(seed))
         await create_volume(backend, "v")
         async with open_volume(backend, "v", options=options) as volume:

@@ -8,7 +8,7 @@ import pytest
 from fusevol.backends.base import Backend
 from fusevol.backends.memory import MemoryBackend
 from fusevol.log import LogOptions, LogVolume, create_volume, open_volume
-from fusevol.testing.determinism import Dawdling, run
+from fusevol.testing.determinism import Dawdling, GoingOn, run
 from fusevol.testing.model import BLOCK, LAST_BLOCK, ZONES, State, VolumeModel
 from fusevol.testing.small import random_options
 from fusevol.testing.timeline import verify, verify_space
@@ -21,7 +21,7 @@ EMPTY = 12 * BLOCK
 @pytest.mark.parametrize("slack", [0, 64 << 10, 256 << 10])
 def test_a_volume_overwritten_for_ever_stays_within_its_bounds(slack: int, dawdling: bool) -> None:
     async def overwrite() -> None:
-        backend: Backend = Dawdling(MemoryBackend(), slack) if dawdling else MemoryBackend()
+        backend: Backend = GoingOn(Dawdling(MemoryBackend(), slack), slack) if dawdling else MemoryBackend()
         options = LogOptions(checkpoint_bytes=256 << 10, slack_bytes=slack)
         choose = random.Random(slack)
         live = 64 * BLOCK
@@ -130,7 +130,7 @@ def test_snapshots_on_branches_give_everything_back_in_whatever_order_they_are_d
 @pytest.mark.parametrize("in_flight", [1, 4])
 def test_a_write_larger_than_several_batches_arrives_whole(in_flight: int) -> None:
     async def write() -> None:
-        backend = Dawdling(MemoryBackend(), in_flight)
+        backend = GoingOn(Dawdling(MemoryBackend(), in_flight), in_flight)
         options = LogOptions(in_flight=in_flight, cached_nodes=4, dirty_leaves=4)
         choose = random.Random(in_flight)
         data = choose.randbytes(1 << 20) * 21 + b"end"

@@ -13,7 +13,7 @@ from fusevol.backends.memory import MemoryBackend
 from fusevol.backends.wrappers.wrapper import Wrapper
 from fusevol.errors import Fenced
 from fusevol.log import LogVolume, create_volume, open_volume
-from fusevol.testing.determinism import Dawdling, run
+from fusevol.testing.determinism import Dawdling, GoingOn, run
 from fusevol.testing.model import BLOCK
 from fusevol.testing.small import random_options
 from fusevol.testing.timeline import verify_space
@@ -38,7 +38,7 @@ async def number_in(volume: LogVolume) -> int:
 @pytest.mark.parametrize("seed", range(30))
 def test_what_the_old_writer_acknowledged_is_there_and_what_it_does_later_never_shows(seed: int) -> None:
     async def take_over() -> None:
-        backend = Dawdling(MemoryBackend(), seed)
+        backend = GoingOn(Dawdling(MemoryBackend(), seed), seed)
         choose = random.Random(seed)
         options = random_options(choose)
         acknowledged: list[int] = []
