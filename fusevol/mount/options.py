@@ -38,10 +38,11 @@ class MountOptions:
 
     #: Largest read and write in bytes; less where kernel or libfuse have less.
     max_request: int = LARGEST_REQUEST
-    #: Requests of the kernel's own (read-ahead, write-back) that may be under way at once.
-    max_background: int = 64
+    #: Requests of the kernel's own (read-ahead, write-back) that may be under way at once. Each has a buffer of
+    #: `max_request` bytes, and one that writes has another.
+    max_background: int = 16
     #: From how many of them the kernel counts the mount as congested.
-    congestion_threshold: int = 48
+    congestion_threshold: int = 12
     #: How many requests are handled at once; more wait in the kernel.
     max_tasks: int = 512
     #: The mount's read-ahead, where it may be set (as root); elsewhere it is the kernel's 128 KiB at most. 0 for none.
@@ -69,6 +70,12 @@ class MountOptions:
             raise InvalidArgument(f"dirty_share is {self.dirty_share}, not between 0 and 100")
         if not self.fsname or "\0" in self.fsname:
             raise InvalidArgument(f"fsname {self.fsname!r} is empty or has a NUL in it")
+
+    def for_remote(self) -> MountOptions:
+        """These options, for a store across a network: it answers many requests about as soon as one."""
+        return dataclasses.replace(
+            self, max_background=4 * self.max_background, congestion_threshold=4 * self.congestion_threshold
+        )
 
     def with_words(self, words: Iterable[str], *, also: str = "") -> MountOptions:
         """These options, changed by words as mount(8) has them after -o: "ro", "nosuid".

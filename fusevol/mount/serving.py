@@ -81,6 +81,7 @@ async def serve_volume(
         if filesystem.size != size:
             filesystem.resize(size)
         options = reading_ahead(options or MountOptions(fsname=name), settings.readahead)
+        options = options.for_remote() if volume.traits.remote else options
         await _serve(volume, filesystem, mountpoint, name, ready, control, options, outside, settings, clock)
 
 
@@ -115,6 +116,7 @@ async def serve_snapshot(
             operations = VolumeOperations(Nodes(tree), NoControl(), Requests(), quiesce, log.error)
             operations.obey(Throttle(settings.io_throttle))
             options = reading_ahead(dataclasses.replace(options, read_only=True), settings.readahead)
+            options = options.for_remote() if volume.traits.remote else options
             async with trio.open_nursery() as nursery:
                 if volume.traits.remote:
                     nursery.start_soon(fetch_metadata, view)

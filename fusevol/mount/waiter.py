@@ -10,9 +10,10 @@ for up to `WINDOW` first. The price is that trio's other tasks do not run meanwh
   within `HOPE`. An idle mount sleeps in epoll and uses no CPU at all.
 
 pyfuse3 starts as many tasks as there may be requests at once, and each calls `wait` for its next. One of them,
-the leader, polls or sleeps; the others are parked, the last one parked being the first to be woken, so that few
-tasks, and few buffers, are in use when one does it. When the leader leaves with a request, one parked task is
-made runnable: it runs only if the handler gives up control, and takes the lead then.
+the leader, polls or sleeps; the others are parked, and the last one parked is the first to be woken. When the leader
+leaves with a request, one parked task is made runnable: it runs only if the handler gives up control, and takes the
+lead then. A task has a buffer for the largest request from its first one on, and keeps it; so those that have none yet
+come last, and there are as many buffers as there ever were requests at once.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class PollingWaiter:
         self._leading = False
         self._in_epoll = False
         self._parked: list[trio.lowlevel.Task] = []
+        #: Tasks that have not served yet.
+        self._fresh: set[trio.lowlevel.Task] = set()
         self._standby_runnable = False
         self._handling = 0
         self._vain = PATIENCE
@@ -67,12 +70,14 @@ class PollingWaiter:
     def started(self) -> None:
         """A task begins; it counts as handling a request until it waits."""
         self._handling += 1
+        self._fresh.add(trio.lowlevel.current_task())
 
     async def wait(self) -> bool:
         """Return True when there is a request to read, False when there will be none any more."""
         self._handling -= 1
         while not self._closed:
-            if self._leading:
+            # A new one leaves the lead to whoever is coming.
+            if self._leading or (self._standby_runnable and trio.lowlevel.current_task() in self._fresh):
                 await self._park()
                 continue
             self._leading = True
@@ -84,6 +89,7 @@ class PollingWaiter:
                 self.close()
                 break
             self._handling += 1
+            self._fresh.discard(trio.lowlevel.current_task())
             self._make_standby_runnable()
             return True
         return False
@@ -140,7 +146,7 @@ class PollingWaiter:
 
     async def _park(self) -> None:
         task = trio.lowlevel.current_task()
-        self._parked.append(task)
+        self._parked.insert(0 if task in self._fresh else len(self._parked), task)
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
             self._parked.remove(task)

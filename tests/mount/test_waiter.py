@@ -107,6 +107,36 @@ async def test_a_handler_that_does_not_wait_keeps_the_lead(pipe: Pipe) -> None:
         waiter.close()
 
 
+async def test_as_many_tasks_serve_as_there_are_requests_at_once_however_many_there_are(pipe: Pipe) -> None:
+    waiter = PollingWaiter(pipe.read_end)
+    tasks, served, most = 1, set[trio.lowlevel.Task](), 50
+    proceed = trio.Event()
+
+    async def serve() -> None:
+        nonlocal tasks
+        waiter.started()
+        while await waiter.wait():
+            pipe.take()
+            served.add(trio.lowlevel.current_task())
+            if tasks < most:  # as pyfuse3 does
+                tasks += 1
+                nursery.start_soon(serve)
+            await proceed.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        for _ in range(2 * most):
+            for _ in range(3):
+                pipe.put()
+            await trio.testing.wait_all_tasks_blocked()
+            proceed.set()
+            proceed = trio.Event()
+            await trio.testing.wait_all_tasks_blocked()
+        assert tasks == most
+        assert len(served) <= 4
+        waiter.close()
+
+
 async def test_other_tasks_run_while_requests_never_cease(pipe: Pipe) -> None:
     waiter = PollingWaiter(pipe.read_end)
     turns = 0
