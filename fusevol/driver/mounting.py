@@ -270,8 +270,9 @@ class Mounting:
             raise VolumeDetached(f'snapshot "{name}" is not mounted{f" on {where}" if where else ""}')
         if found[where].life is Life.UNKNOWN:
             snapmounts.refuse_if_mounted(parent.locator.name, snapshot, "unmounted from here")
-        await trio.to_thread.run_sync(lambda: _unmount(where, f'snapshot "{name}"'))
-        await trio.to_thread.run_sync(lambda: _wait(found[where], name))
+        # Where somebody mounted it elsewhere, too, its process lives on, and the record keeps it from being deleted.
+        if not await trio.to_thread.run_sync(lambda: _unmount(where, f'snapshot "{name}"')):
+            await trio.to_thread.run_sync(lambda: _wait(found[where], name))
 
 
 def absolute(path: str) -> str:

@@ -112,15 +112,10 @@ class GoingOn(Wrapper):
     def __init__(self, inner: Backend, seed: object) -> None:
         super().__init__(inner)
         self._random = random.Random(f"{seed}")
-        #: How many it took.
-        self.taken = 0
 
     def start_write(self, volume_id: str, data: Buffer, offset: int) -> Started | None:
         """Take it or leave it."""
-        if self._random.random() < 0.5:
-            return None
-        self.taken += 1
-        return _Taken(self.inner, volume_id, data, offset)
+        return None if self._random.random() < 0.5 else _Taken(self.inner, volume_id, data, offset)
 
 
 class _Taken(Started):

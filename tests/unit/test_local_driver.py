@@ -21,6 +21,7 @@ from fusevol.errors import (
     NoSpace,
     NotSupported,
     SnapshotNotFound,
+    VolumeBusy,
     VolumeDetached,
     VolumeNotFound,
 )
@@ -206,6 +207,32 @@ async def test_unmounting_waits_for_the_server_even_if_the_next_mount_of_the_mac
         for stranger in strangers:
             umount2(stranger)
     assert (volume.state, volume.attached_on) == (VolumeState.DETACHED, "")
+
+
+@needs_fuse
+async def test_a_snapshot_that_somebody_mounted_elsewhere_too_is_unmounted_and_still_not_deleted(
+    driver: LocalDriver, places: Places
+) -> None:
+    web, one, two = await make(driver, "web"), places(), Path(places())
+    await driver.mount(web, one)
+    await driver.unmount(web, one)
+    snapshot = await driver.snapshot(web, readonly=True, locator=VolumeLocator(name="before"))
+    await driver.mount(snapshot, one)
+    await in_thread(syscalls.mount, one, two, "none", syscalls.MountFlag.BIND, "")
+    try:
+        await driver.unmount(snapshot, one)
+        assert mount_at(one) is None
+        assert await in_thread(os.listdir, two) == []
+        with pytest.raises(VolumeBusy):
+            await driver.delete(snapshot)
+    finally:
+        await in_thread(syscalls.umount2, two)
+
+    async def unmounted() -> bool:
+        return not (await driver.inspect([snapshot]))[0].attached_on
+
+    await until(unmounted)
+    await driver.delete(snapshot)
 
 
 # -- requests -------------------------------------------------------------------------------------
