@@ -2,7 +2,7 @@
 
 import os
 import select
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -243,8 +243,10 @@ class Mounting:
             if not others or where not in others or len(volume.attach_path) == 1:
                 refuse_if_used(volume, "unmounted")
         # Not held from here on: the serving process ends by itself, which may take as long as the last writes do.
-        if await trio.to_thread.run_sync(lambda: _unmount(where, f'volume "{name}"')):
-            await self._context.change(volume_id, lambda now: _without(now, where))
+        if left := await trio.to_thread.run_sync(lambda: _unmount(where, f'volume "{name}"')):
+            await self._context.change(
+                volume_id, lambda now: _without(now, where, left) if server_of(now) == server else now
+            )
             return
         if server is not None:
             await trio.to_thread.run_sync(lambda: _wait(server, name))
@@ -270,9 +272,11 @@ class Mounting:
             raise VolumeDetached(f'snapshot "{name}" is not mounted{f" on {where}" if where else ""}')
         if found[where].life is Life.UNKNOWN:
             snapmounts.refuse_if_mounted(parent.locator.name, snapshot, "unmounted from here")
-        # Where somebody mounted it elsewhere, too, its process lives on, and the record keeps it from being deleted.
-        if not await trio.to_thread.run_sync(lambda: _unmount(where, f'snapshot "{name}"')):
-            await trio.to_thread.run_sync(lambda: _wait(found[where], name))
+        server = found[where]
+        if left := await trio.to_thread.run_sync(lambda: _unmount(where, f'snapshot "{name}"')):
+            await self._context.change(snapshot.id, lambda record: snapmounts.moved(record, server, left[0]))
+            return
+        await trio.to_thread.run_sync(lambda: _wait(server, name))
 
 
 def absolute(path: str) -> str:
@@ -288,13 +292,14 @@ def _with(volume: Volume, path: str) -> Volume:
     return msgspec.structs.replace(before, attach_path=(*before.attach_path, path))
 
 
-def _without(volume: Volume, path: str) -> Volume:
+def _without(volume: Volume, path: str, seen: Sequence[str] = ()) -> Volume:
+    """seen: where it is mounted besides; what somebody mounted without us counts where nothing else is left."""
     left = tuple(other for other in volume.attach_path if other != path)
-    return msgspec.structs.replace(volume, attach_path=left)
+    return msgspec.structs.replace(volume, attach_path=left or tuple(seen))
 
 
-def _unmount(path: str, name: str) -> bool:
-    """Unmount a path, if something is mounted there; return whether the same is mounted elsewhere and stays.
+def _unmount(path: str, name: str) -> list[str]:
+    """Unmount a path, if something is mounted there; return where else the same is mounted, and stays.
 
     name: what it is of, with its kind.
     """
@@ -302,14 +307,14 @@ def _unmount(path: str, name: str) -> bool:
 
     mounted = find(Path(path))
     if mounted is None:
-        return False
+        return []
     others = [mount for mount in places(mounted.device) if mount.id != mounted.id]
     try:
         unmount(mounted)
     except VolumeBusy as error:
         raise VolumeBusy(f"{name} is in use on {path}", hint=f"to see by whom: fuser -vm {path}") from error
     # Only those: once a filesystem is gone, the next one that anybody mounts gets its number.
-    return any(mount in others for mount in places(mounted.device))
+    return [str(mount.mountpoint) for mount in places(mounted.device) if mount in others]
 
 
 def _wait(server: Process, name: str) -> None:

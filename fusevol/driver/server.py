@@ -156,7 +156,7 @@ async def serve_snapshot_mount(arguments: Arguments, ready: Callable[[], None]) 
             raise
         finally:
             with trio.CancelScope(shield=True), suppress(VolumeNotFound):
-                await context.change(snapshot_id, lambda snapshot: snapmounts.ended(snapshot, path, server, failure))
+                await context.change(snapshot_id, lambda snapshot: snapmounts.ended(snapshot, server, failure))
     finally:
         await context.aclose()
 

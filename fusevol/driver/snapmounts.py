@@ -15,7 +15,16 @@ from fusevol.driver.attachment import believed
 from fusevol.errors import VolumeBusy
 from fusevol.store.processes import Life, Process, this_node
 
-__all__ = ["believed_snapshot", "ended", "mounted", "refuse_if_mounted", "servers", "unmounted", "without_unseen"]
+__all__ = [
+    "believed_snapshot",
+    "ended",
+    "mounted",
+    "moved",
+    "refuse_if_mounted",
+    "servers",
+    "unmounted",
+    "without_unseen",
+]
 
 
 def servers(snapshot: Volume) -> dict[str, Process]:
@@ -55,9 +64,15 @@ def unmounted(snapshot: Volume, path: str, error: str = "") -> Volume:
     return msgspec.structs.replace(_with(snapshot, found), detach_time=datetime.now(UTC), error=error)
 
 
-def ended(snapshot: Volume, path: str, server: Process, error: str) -> Volume:
-    """The record of a snapshot once `server` does not serve it any more; another one may have the path by now."""
-    return unmounted(snapshot, path, error) if servers(snapshot).get(path) == server else snapshot
+def moved(snapshot: Volume, server: Process, path: str) -> Volume:
+    """The record of a snapshot whose mount by `server` is to be seen on another path."""
+    return _with(snapshot, {path if found == server else where: found for where, found in servers(snapshot).items()})
+
+
+def ended(snapshot: Volume, server: Process, error: str) -> Volume:
+    """The record of a snapshot once `server` does not serve it any more; another one may have its path by now."""
+    path = next((where for where, found in servers(snapshot).items() if found == server), None)
+    return snapshot if path is None else unmounted(snapshot, path, error)
 
 
 def without_unseen(snapshot: Volume) -> Volume:

@@ -210,28 +210,41 @@ async def test_unmounting_waits_for_the_server_even_if_the_next_mount_of_the_mac
 
 
 @needs_fuse
-async def test_a_snapshot_that_somebody_mounted_elsewhere_too_is_unmounted_and_still_not_deleted(
+async def test_a_volume_that_somebody_mounted_elsewhere_too_is_there_once_it_is_unmounted(
     driver: LocalDriver, places: Places
 ) -> None:
-    web, one, two = await make(driver, "web"), places(), Path(places())
+    web, one, two = await make(driver, "web"), places(), places()
+    await driver.mount(web, one)
+    await in_thread(Path(one, "file").write_text, "text")
+    await in_thread(syscalls.mount, one, Path(two), "none", syscalls.MountFlag.BIND, "")
+    await driver.unmount(web, one)
+    [volume] = await driver.inspect([web])
+    assert (mount_at(one), volume.state, volume.attach_path) == (None, VolumeState.ATTACHED, (two,))
+    await driver.snapshot(web, readonly=True, locator=VolumeLocator(name="through-it"))
+    await driver.unmount(web, two)
+    [volume] = await driver.inspect([web])
+    assert (mount_at(two), volume.state) == (None, VolumeState.DETACHED)
+
+
+@needs_fuse
+async def test_a_snapshot_that_somebody_mounted_elsewhere_too_is_there_once_it_is_unmounted(
+    driver: LocalDriver, places: Places
+) -> None:
+    web, one, two = await make(driver, "web"), places(), places()
     await driver.mount(web, one)
     await driver.unmount(web, one)
     snapshot = await driver.snapshot(web, readonly=True, locator=VolumeLocator(name="before"))
     await driver.mount(snapshot, one)
-    await in_thread(syscalls.mount, one, two, "none", syscalls.MountFlag.BIND, "")
-    try:
-        await driver.unmount(snapshot, one)
-        assert mount_at(one) is None
-        assert await in_thread(os.listdir, two) == []
-        with pytest.raises(VolumeBusy):
-            await driver.delete(snapshot)
-    finally:
-        await in_thread(syscalls.umount2, two)
-
-    async def unmounted() -> bool:
-        return not (await driver.inspect([snapshot]))[0].attached_on
-
-    await until(unmounted)
+    await in_thread(syscalls.mount, one, Path(two), "none", syscalls.MountFlag.BIND, "")
+    await driver.unmount(snapshot, one)
+    [record] = await driver.inspect([snapshot])
+    assert (mount_at(one), record.attach_path) == (None, (two,))
+    assert await in_thread(os.listdir, two) == []
+    with pytest.raises(VolumeBusy, match=two):
+        await driver.delete(snapshot)
+    await driver.unmount(snapshot, two)
+    [record] = await driver.inspect([snapshot])
+    assert (mount_at(two), record.attach_path, record.attached_on) == (None, (), "")
     await driver.delete(snapshot)
 
 
