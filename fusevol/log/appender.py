@@ -58,6 +58,7 @@ class Appender:
         self._sealed: dict[int, Batch] = {}
         self._moved = trio.Event()
         self._flushing = Mutex()
+        self._queue = trio.Lock()
         self._broken: FusevolError | None = None
         self._failed = 0
         self._pushing: set[trio.CancelScope] = set()
@@ -305,10 +306,15 @@ class Appender:
         return len(self._sealed) >= self._in_flight
 
     async def throttle(self) -> None:
-        """Wait until there is room for another batch on its way. Raises what a push failed with."""
-        while self.full():
-            self.check()
-            await self._moved.wait()
+        """Wait until there is room for another batch on its way. Raises what a push failed with.
+
+        Whoever came first goes on first: what is written in one go had better be read in one go.
+        """
+        if self.full() or self._queue.locked():
+            async with self._queue:
+                while self.full():
+                    self.check()
+                    await self._moved.wait()
         self.check()
 
     async def _pushed(self, sequence: int) -> None:

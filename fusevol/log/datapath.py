@@ -9,6 +9,7 @@ from xxhash import xxh3_64_intdigest
 from fusevol.api.io import Buffer
 from fusevol.errors import InvalidArgument, ReadOnly, VolumeBusy
 from fusevol.log.appender import Appender
+from fusevol.log.batch import BUFFER_BYTES
 from fusevol.log.extents import ExtentMap
 from fusevol.log.format import BLOCK, BLOCK_SHIFT, FANOUT, FANOUT_BITS, LOGICAL_BLOCKS
 from fusevol.log.reader import BlockReader
@@ -121,18 +122,22 @@ class DataPath:
         if (offset | size) & _MASK:
             return await self._write_unaligned(view, offset)
         at, block, end = 0, offset >> BLOCK_SHIFT, (offset + size) >> BLOCK_SHIFT
-        live = self.live
+        live, admitted = self.live, 0
         while block < end:
-            if log.full():
+            if at >= admitted:
                 await log.throttle()
+                # Not to wait again before another batch is full, and let others in between.
+                admitted = at + BUFFER_BYTES
             log.check()
             if self.gate is not None:
                 await self.gate.wait()
+                admitted = at
                 continue
             self._check_still(live)
             leaf = self.live.own(block >> FANOUT_BITS)
             if leaf is None:
                 await self._load(block >> FANOUT_BITS)
+                admitted = at
                 continue
             count = min(end - block, FANOUT - (block & (FANOUT - 1)), log.room())
             self._put(log, leaf, block, view[at : at + (count << BLOCK_SHIFT)])

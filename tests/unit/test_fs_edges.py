@@ -7,6 +7,7 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import numpy as np
 import pytest
 import trio
 import trio.testing
@@ -20,8 +21,8 @@ from fusevol.fs import Caller, Changes, Filesystem, load_filesystem, open_filesy
 from fusevol.fs.check import check_filesystem
 from fusevol.fs.layout import BLOCK, DATABASE, ROOT, SIZE_MAX
 from fusevol.fs.names import RENAME_EXCHANGE, RENAME_NOREPLACE
-from fusevol.log import LogVolume, create_volume, open_volume
-from fusevol.log.format import BLOCK_SHIFT
+from fusevol.log import LogOptions, LogVolume, create_volume, open_volume
+from fusevol.log.format import BLOCK_SHIFT, FANOUT
 
 ME = Caller(0, 0)
 PUNCH_HOLE = 3
@@ -298,6 +299,37 @@ async def test_a_volume_that_nobody_changes_writes_nothing() -> None:
         for _ in range(3):
             await filesystem.sync()
         assert backend["write"].calls == before
+
+
+class SlowStore(MemoryBackend):
+    """A store whose writers have to wait: others run in between."""
+
+    async def write(self, volume_id: str, data: Buffer, offset: int) -> int:
+        for _ in range(100):
+            await trio.lowlevel.checkpoint()
+        return await super().write(volume_id, data, offset)
+
+
+async def test_what_requests_at_once_write_in_order_is_in_order_in_file_and_log_though_they_wait() -> None:
+    mib, backend = 1 << 20, SlowStore()
+    await create_volume(backend, "v")
+    async with open_volume(backend, "v", options=LogOptions(in_flight=1)) as volume, open_filesystem(volume) as fs:
+        file, offsets = make(fs, b"f"), iter(range(0, 64 * mib, mib))
+
+        async def requests() -> None:
+            for offset in offsets:
+                await fs.write(file, bytes([offset // mib]) * mib, offset)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(16):
+                nursery.start_soon(requests)
+        ((_, first, count),) = fs._data.extents(fs.get(file))
+        assert count == 64 * mib // BLOCK
+        leaves = [await volume.path.live.leaf(leaf) for leaf in range(first // FANOUT, (first + count) // FANOUT + 1)]
+        addresses = np.concatenate([leaf.words for leaf in leaves])[first % FANOUT :][:count]
+        assert (np.diff(addresses.astype(np.int64)) > 0).all()
+        for offset in range(0, 64 * mib, mib):
+            assert bytes(await fs.read(file, 1, offset + mib - 1)) == bytes([offset // mib])
 
 
 async def test_a_commit_writes_the_extents_that_changed_and_not_all_of_the_file() -> None:
