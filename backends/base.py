@@ -147,6 +147,14 @@ class Backend(IODriver):
         """Like `read`, but from the store itself and not from any cache: for bytes that no checksum is known of."""
         return await self.read(volume_id, size, offset)
 
+    async def read_around(self, volume_id: str, size: int, offset: int, most: int) -> tuple[int, Buffer]:
+        """Like `read`, with what was written together with it, where that costs little more.
+
+        Returns where the bytes begin, and the bytes: at least those that `read` returns, and none beyond the multiples
+        of `most` around those.
+        """
+        return offset, await self.read(volume_id, size, offset)
+
     def doubt(self, volume_id: str, size: int, offset: int) -> None:
         """What was read there is not what was written. Where it came from a cache, the next read goes behind that."""
 

@@ -217,6 +217,15 @@ class ObjectBackend(Backend):
             return bytes(data)
         raise BackendError(f"objects of volume {volume_id!r} near {offset} disappear while they are read")
 
+    async def read_around(self, volume_id: str, size: int, offset: int, most: int) -> tuple[int, Buffer]:
+        """See Backend. What is in the same object comes with the same request."""
+        stop = offset + size
+        for stored in (await self._volume(volume_id)).index.overlapping(offset, stop):
+            if stored.offset <= offset and stop <= stored.end:
+                start = max(stored.offset, offset - offset % most)
+                return start, await self.read(volume_id, min(stored.end, stop + -stop % most) - start, start)
+        return offset, await self.read(volume_id, size, offset)
+
     async def _fetch(self, volume: _Volume, parts: Iterable[tuple[Stored, int, int]]) -> "list_[Buffer]":
         """The bytes of parts of objects."""
         parts = [*parts]

@@ -25,16 +25,16 @@ class Aside:
         self._nursery: trio.Nursery | None = None
         self._thread: threading.Thread | None = None
 
-    def read(self, volume_id: str, size: int, offset: int) -> Buffer:
-        """As `Backend.read`. Blocks the thread."""
-        answers: queue.SimpleQueue[Buffer | BaseException] = queue.SimpleQueue()
+    def read_around(self, volume_id: str, size: int, offset: int, most: int) -> tuple[int, Buffer]:
+        """As `Backend.read_around`. Blocks the thread."""
+        answers: queue.SimpleQueue[tuple[int, Buffer] | BaseException] = queue.SimpleQueue()
         if self._thread is None:
             self._start()
         assert self._token is not None
 
         async def read() -> None:
             try:
-                answers.put(await self._backend.read(volume_id, size, offset))
+                answers.put(await self._backend.read_around(volume_id, size, offset, most))
             except BaseException as error:
                 answers.put(error)
                 if not isinstance(error, Exception):

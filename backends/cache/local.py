@@ -9,7 +9,7 @@ import trio
 from fusevol.api.io import Buffer
 from fusevol.backends.base import Backend
 from fusevol.backends.cache.aside import Aside
-from fusevol.backends.cache.slots import BLOCK, Slots
+from fusevol.backends.cache.slots import BLOCK, CHUNK, Slots
 from fusevol.backends.wrappers.wrapper import Wrapper
 from fusevol.errors import BackendError
 
@@ -23,7 +23,8 @@ class LocalCache(Wrapper):
 
     What is written is acknowledged by the other backend first, so the cache holds nothing that would be missed. What is
     at an address of a log never changes, so what is cached stays true. With it the store can be read without a loop
-    (`read_blocking`), which what is mounted needs; what is not cached is then fetched while the thread waits.
+    (`read_blocking`), which what is mounted needs; what is not cached is then fetched while the thread waits. With a
+    little come its surroundings, as far as they were written together: they are likely to be wanted next.
 
     open_backend: opens the other backend; once more for reads without a loop. directory: of this process alone, with
     what earlier ones left there; None begins with nothing and leaves nothing. size: bytes that the cache may take up.
@@ -48,15 +49,12 @@ class LocalCache(Wrapper):
 
     def read_blocking(self, volume_id: str, size: int, offset: int) -> Buffer:
         """What is cached, or else from the store."""
-        if size <= 0 or not _whole(size, offset):
-            return self._aside.read(volume_id, size, offset) if size else b""
         # It is asked for by those who cannot wait.
-        places = self._slots.find(volume_id, size, offset, keep=True)
+        places = self._slots.find(volume_id, size, offset, keep=True) if _whole(size, offset) else None
         data: Buffer | None = self._slots.read(places, wait=True) if places else None
         if data is None:
-            data = self._aside.read(volume_id, size, offset)
-            if len(data) == size:
-                self._slots.put(volume_id, data, offset, keep=True)
+            around = self._aside.read_around(volume_id, size, offset, CHUNK)
+            data = self._remember(volume_id, *around, size, offset, keep=True)
         return data
 
     async def read(self, volume_id: str, size: int, offset: int) -> Buffer:
@@ -67,10 +65,14 @@ class LocalCache(Wrapper):
             cached = await trio.to_thread.run_sync(lambda: self._slots.read(places, wait=True))
             if cached is not None:
                 return cached
-        data = await self.inner.read(volume_id, size, offset)
-        if len(data) == size:
-            self._slots.put(volume_id, data, offset)
-        return data
+        around = await self.inner.read_around(volume_id, size, offset, CHUNK)
+        return self._remember(volume_id, *around, size, offset, keep=False)
+
+    def _remember(self, volume_id: str, start: int, data: Buffer, size: int, offset: int, *, keep: bool) -> Buffer:
+        """Of the bytes from `start` on that the store has given, those that are wanted; and have all of them cached."""
+        if _whole(len(data), start) and offset + size <= start + len(data):
+            self._slots.put(volume_id, data, start, keep=keep)
+        return data if start == offset and len(data) <= size else memoryview(data)[offset - start :][:size]
 
     async def read_stored(self, volume_id: str, size: int, offset: int) -> Buffer:
         """Past the cache."""

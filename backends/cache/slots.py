@@ -14,7 +14,7 @@ import msgspec
 
 from fusevol.api.io import Buffer
 
-__all__ = ["BLOCK", "Slots"]
+__all__ = ["BLOCK", "CHUNK", "Slots"]
 
 log = logging.getLogger(__name__)
 

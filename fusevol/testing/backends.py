@@ -31,6 +31,7 @@ __all__ = ["BackendContract"]
 
 KIB = 1024
 MIB = 1024 * KIB
+AROUND = 32 * KIB
 #: Where discards take effect at the latest: a multiple of every page and block size in use.
 ALIGN = 64 * KIB
 
@@ -41,6 +42,7 @@ CALLS: dict[str, Callable[[Backend, str], Awaitable[object]]] = {
     "delete": lambda backend, name: backend.delete(name),
     "used_size": lambda backend, name: backend.used_size(name),
     "read": lambda backend, name: backend.read(name, 10, 0),
+    "read_around": lambda backend, name: backend.read_around(name, 10, 0, AROUND),
     "write": lambda backend, name: backend.write(name, b"x" * 4096, 0),
     "flush": lambda backend, name: backend.flush(name),
     "discard": lambda backend, name: backend.discard(name, 4096, 0),
@@ -64,9 +66,13 @@ async def put(backend: Backend, data: Buffer, offset: int) -> None:
 
 
 async def get(backend: Backend, size: int, offset: int) -> bytes:
-    """Read, and check that `read_nowait` says the same or nothing."""
+    """Read, and check that `read_nowait` says the same or nothing, and `read_around` the same and perhaps more."""
     data = bytes(await backend.read("v", size, offset))
     assert backend.read_nowait("v", size, offset) in (None, data)
+    start, around = await backend.read_around("v", size, offset, AROUND)
+    assert offset - offset % AROUND <= start <= offset
+    assert start + len(around) <= -(-(offset + size) // AROUND) * AROUND
+    assert bytes(around[offset - start :][:size]) == data
     return data
 
 

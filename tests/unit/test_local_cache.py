@@ -9,6 +9,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusevol.api.io import Buffer
 from fusevol.backends.base import Backend
 from fusevol.backends.cache import LocalCache
 from fusevol.backends.cache.slots import BLOCK, Slots
@@ -124,6 +125,30 @@ async def test_what_was_written_or_read_once_is_not_asked_for_again(tmp_path: Pa
         assert bytes(await cache.read("v", len(data), 0)) == data
     assert _reads(cache) == 1
     await cache.aclose()
+
+
+@pytest.mark.parametrize("without_a_loop", [False, True])
+async def test_what_was_written_together_is_fetched_together_by_whoever_reads_a_little_of_it(
+    tmp_path: Path, without_a_loop: bool
+) -> None:
+    data = random.Random(4).randbytes(100 * BLOCK)
+    asked: list[int] = []
+
+    class Store(ObjectBackend):
+        async def read(self, volume_id: str, size: int, offset: int) -> Buffer:
+            asked.append(size // BLOCK)
+            return await super().read(volume_id, size, offset)
+
+    store = ObjectBackend(f"file://{tmp_path}/store")
+    await store.create("v")
+    await store.write("v", data, 5 * BLOCK)
+    cache = LocalCache(lambda: Store(f"file://{tmp_path}/store"), None, 1 << 24)
+    for block in range(104, 4, -1):
+        read = cache.read_blocking("v", BLOCK, block * BLOCK) if without_a_loop else None
+        assert bytes(read or await cache.read("v", BLOCK, block * BLOCK)) == data[(block - 5) * BLOCK :][:BLOCK]
+    assert asked == [9, 16, 16, 16, 16, 16, 11], "by chunks of 16 blocks, from the last one down to where it begins"
+    await cache.aclose()
+    await store.aclose()
 
 
 async def test_the_store_can_be_read_without_a_loop(tmp_path: Path) -> None:

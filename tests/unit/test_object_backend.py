@@ -47,6 +47,21 @@ async def test_every_write_is_one_object_named_for_its_range(backend: ObjectBack
     assert names(store) == [".volumes/v", name(0, K), name(2**62, 10)]
 
 
+async def test_with_a_little_of_an_object_comes_what_is_around_it_and_nothing_of_others(backend: ObjectBackend) -> None:
+    data = os.urandom(40 * K)
+    await backend.write("v", data, 3 * K)
+    await backend.write("v", b"x" * K, 43 * K)
+    for offset, size, start, stop in (
+        (4 * K, K, 3 * K, 16 * K),
+        (20 * K, K, 16 * K, 32 * K),
+        (31 * K, 2 * K, 16 * K, 43 * K),
+        (42 * K, K, 32 * K, 43 * K),
+        (42 * K, 2 * K, 42 * K, 44 * K),
+    ):
+        begin, around = await backend.read_around("v", size, offset, 16 * K)
+        assert (begin, bytes(around)) == (start, (data + b"x" * K)[start - 3 * K : stop - 3 * K])
+
+
 async def test_an_object_mostly_dead_is_rewritten_as_its_live_runs(backend: ObjectBackend, store: MemoryStore) -> None:
     data = os.urandom(10 * K)
     await backend.write("v", data, 0)
