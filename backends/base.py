@@ -148,7 +148,7 @@ class Backend(IODriver):
         return await self.read(volume_id, size, offset)
 
     async def read_around(self, volume_id: str, size: int, offset: int, most: int) -> tuple[int, Buffer]:
-        """Like `read`, with what was written together with it, where that costs little more.
+        """Like `read`, with what was written together with it, where that costs little more and it is less than `most`.
 
         Returns where the bytes begin, and the bytes: at least those that `read` returns, and none beyond the multiples
         of `most` around those.

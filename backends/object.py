@@ -219,8 +219,8 @@ class ObjectBackend(Backend):
 
     async def read_around(self, volume_id: str, size: int, offset: int, most: int) -> tuple[int, Buffer]:
         """See Backend. What is in the same object comes with the same request."""
-        stop = offset + size
-        for stored in (await self._volume(volume_id)).index.overlapping(offset, stop):
+        index, stop = (await self._volume(volume_id)).index, offset + size
+        for stored in index.overlapping(offset, stop) if size < most else ():
             if stored.offset <= offset and stop <= stored.end:
                 start = max(stored.offset, offset - offset % most)
                 return start, await self.read(volume_id, min(stored.end, stop + -stop % most) - start, start)

@@ -57,6 +57,7 @@ async def test_with_a_little_of_an_object_comes_what_is_around_it_and_nothing_of
         (31 * K, 2 * K, 16 * K, 43 * K),
         (42 * K, K, 32 * K, 43 * K),
         (42 * K, 2 * K, 42 * K, 44 * K),
+        (5 * K, 16 * K, 5 * K, 21 * K),
     ):
         begin, around = await backend.read_around("v", size, offset, 16 * K)
         assert (begin, bytes(around)) == (start, (data + b"x" * K)[start - 3 * K : stop - 3 * K])
