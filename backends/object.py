@@ -220,7 +220,7 @@ class ObjectBackend(Backend):
     async def read_around(self, volume_id: str, size: int, offset: int, most: int) -> tuple[int, Buffer]:
         """See Backend. What is in the same object comes with the same request."""
         index, stop = (await self._volume(volume_id)).index, offset + size
-        for stored in index.overlapping(offset, stop) if size < most else ():
+        for stored in index.overlapping(offset, stop) if 0 < size < most else ():
             if stored.offset <= offset and stop <= stored.end:
                 start = max(stored.offset, offset - offset % most)
                 return start, await self.read(volume_id, min(stored.end, stop + -stop % most) - start, start)

@@ -125,8 +125,10 @@ class DataPath:
         live, admitted = self.live, 0
         while block < end:
             if at >= admitted:
-                await log.throttle()
-                # Not to wait again before another batch is full, and let others in between.
+                # Not in turn where there is room: whoever waited for that before would go to the end of the queue.
+                if log.full():
+                    await log.throttle()
+                # Nor again before another batch is full: others would come in between.
                 admitted = at + BUFFER_BYTES
             log.check()
             if self.gate is not None:

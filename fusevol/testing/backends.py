@@ -223,6 +223,8 @@ class BackendContract:
             with pytest.raises(InvalidArgument):
                 await volume.read("v", size, offset)
             with pytest.raises(InvalidArgument):
+                await volume.read_around("v", size, offset, AROUND)
+            with pytest.raises(InvalidArgument):
                 await volume.discard("v", size, offset)
             if size >= 0:
                 with pytest.raises(InvalidArgument):
