@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -35,6 +36,8 @@ class LocalCache(Wrapper):
     def __init__(self, open_backend: Callable[[], Backend], directory: Path | None, size: int) -> None:
         super().__init__(open_backend())
         self._aside = Aside(open_backend)
+        #: Chunks that are being fetched.
+        self._fetching: dict[tuple[str, int], trio.Event] = {}
         try:
             self._slots = Slots(directory, size)
         except OSError as error:
@@ -61,12 +64,27 @@ class LocalCache(Wrapper):
         """What is cached, or else from the store."""
         if not _whole(size, offset):
             return await self.inner.read(volume_id, size, offset)
-        if places := self._slots.find(volume_id, size, offset):
-            cached = await trio.to_thread.run_sync(lambda: self._slots.read(places, wait=True))
-            if cached is not None:
-                return cached
-        around = await self.inner.read_around(volume_id, size, offset, CHUNK)
-        return self._remember(volume_id, *around, size, offset, keep=False)
+        chunk = volume_id, offset // CHUNK
+        cached = await self._cached(volume_id, size, offset)
+        if cached is None and chunk in self._fetching:
+            # It may well come with what somebody else wants of the same chunk.
+            await self._fetching[chunk].wait()
+            cached = await self._cached(volume_id, size, offset)
+        if cached is not None:
+            return cached
+        done = trio.Event()
+        first = self._fetching.setdefault(chunk, done) is done
+        try:
+            around = await self.inner.read_around(volume_id, size, offset, CHUNK)
+            return self._remember(volume_id, *around, size, offset, keep=False)
+        finally:
+            if first:
+                del self._fetching[chunk]
+                done.set()
+
+    async def _cached(self, volume_id: str, size: int, offset: int) -> Buffer | None:
+        places = self._slots.find(volume_id, size, offset)
+        return await trio.to_thread.run_sync(partial(self._slots.read, places, wait=True)) if places else None
 
     def _remember(self, volume_id: str, start: int, data: Buffer, size: int, offset: int, *, keep: bool) -> Buffer:
         """Of the bytes from `start` on that the store has given, those that are wanted; and have all of them cached."""

@@ -28,10 +28,16 @@ class FileReader:
         if inode.extents is None and inode.data is not None:
             inode.extents = []  # all of it is in the inode
         if inode.extents is None:
-            rows = self._database.all(
-                "SELECT block, address, count FROM extent WHERE ino = ? ORDER BY block", (inode.ino,)
-            )
-            inode.extents = [(int(b), int(a), int(c)) for b, a, c in rows]  # type: ignore[arg-type]
+            # What was loaded before something was `Absent` stays: a file in very many pieces would never be through.
+            # It stays true, too, since who changes extents has them all.
+            found = inode.loading = inode.loading or []
+            after = found[-1][0] if found else -1
+            for block, address, count in self._database.each(
+                "SELECT block, address, count FROM extent WHERE ino = ? AND block > ? ORDER BY block",
+                (inode.ino, after),
+            ):
+                found.append((int(block), int(address), int(count)))  # type: ignore[arg-type]
+            inode.extents, inode.loading = found, None
         return inode.extents
 
     def pieces(self, inode: Inode, block: int, count: int) -> Iterator[tuple[int, int, int]]:

@@ -181,6 +181,9 @@ class FileData(FileReader):
         """Set a file's size; what is cut off is zeros if it grows again. Raises OSError(EFBIG)."""
         if size > SIZE_MAX:
             raise fail(errno.EFBIG)
+        if size < inode.size and size & _MASK:
+            # So that it need not be waited for where nobody may be let in between.
+            await self.read(inode, 1, size)
         if size < inode.size:
             if inode.data is not None:
                 inode.data = inode.data[:size]

@@ -1,23 +1,31 @@
 """The metadata database: one connection, one transaction that is open until the next commit."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import TypeVar, TypeVarTuple
 
 import apsw
 from xxhash import xxh3_64_intdigest
 
 from fusevol.errors import BackendError, CorruptData, FusevolError, NotSupported
-from fusevol.fs.layout import BLOCK, DATA_BLOCK, FS_VERSION, SCHEMA, SUPERBLOCK, SUPERBLOCK_MAGIC
+from fusevol.fs.layout import BLOCK, DATA_BLOCK, DATABASE, FS_VERSION, SCHEMA, SUPERBLOCK, SUPERBLOCK_MAGIC
 from fusevol.fs.vfs import VolumeVFS
 from fusevol.log import LogVolume, SnapshotView
 
 __all__ = ["Database", "read_superblock", "write_superblock"]
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 Value = int | bytes | str | None
 _CACHE_KIB = 32 * 1024
+_FIRST_BYTES = 16 * BLOCK
 
 
 async def read_superblock(volume: LogVolume | SnapshotView) -> bool:
-    """Whether there is a filesystem in the volume. Raises CorruptData, NotSupported (a later version)."""
+    """Whether there is a filesystem in the volume; where its tables begin is at hand then, for it to be opened.
+
+    Raises CorruptData, NotSupported (a later version).
+    """
     data = bytes(await volume.read(BLOCK, 0))
     if not any(data):
         return False
@@ -26,6 +34,8 @@ async def read_superblock(volume: LogVolume | SnapshotView) -> bool:
         raise CorruptData("the volume holds something else than a fusevol filesystem")
     if version != FS_VERSION:
         raise NotSupported(f"the filesystem has version {version}; this program knows version {FS_VERSION}")
+    with suppress(FusevolError):  # who needs it is told
+        await volume.read(_FIRST_BYTES, DATABASE)
     return True
 
 
@@ -87,6 +97,17 @@ class Database:
     def guard(self) -> "_Guard":
         """Inside, SQLite's errors become this project's."""
         return _Guard(self)
+
+    def hurried(self, ask: Callable[[*Ts], T], *args: *Ts) -> T:
+        """What `ask` returns, which only reads, and does not wait for the store. Raises Absent where it would have to.
+
+        Do not ask for changes in this way: half of one may be made by then.
+        """
+        self._vfs.hurried = True
+        try:
+            return ask(*args)
+        finally:
+            self._vfs.hurried = False
 
     def run(self, sql: str, bindings: tuple[Value, ...] = ()) -> None:
         """Execute one statement that returns nothing, within the open transaction."""

@@ -7,6 +7,7 @@ the errno that Linux gives; failures of the store are FusevolErrors.
 
 import errno
 import stat
+from collections.abc import Sequence
 
 from fusevol.api.io import Buffer
 from fusevol.errors import BackendError
@@ -43,8 +44,22 @@ class Filesystem(ReadOnlyFilesystem):
         self._freed: list[tuple[int, int]] = []
         self._begun = self._done = 0
         self._unborn = False
+        #: Whether it is worth while to `survey` before changes: they themselves wait where they stand.
+        self.distant = volume.traits.remote
         # Whoever makes a barrier of the volume, it must have the metadata of all data before it.
         volume.prepare = self._commit
+
+    def survey(self, ino: int, names: Sequence[bytes], content: bool) -> None:
+        """Look at what a change of a file, of its content, or of names in a directory will look at."""
+        inode = self.located(ino) if content else self.get(ino)
+        self._xattrs(inode)
+        if content and inode.data is not None:
+            self._database.one("SELECT max(block) FROM extent WHERE ino = ?", (ino,))  # where it goes as it grows
+        for name in names:
+            there = self._names.surveyed(ino, name)
+            if there is not None:
+                self._xattrs(self.located(there))
+                self._names.empty(there)
 
     # -- names ------------------------------------------------------------------------------------
 
@@ -396,6 +411,8 @@ class Filesystem(ReadOnlyFilesystem):
 
     async def recover(self) -> None:
         """Finish what an earlier mount left: files deleted while open, discards that were still to come."""
+        for table in ("inode", "extent"):
+            self._database.one(f"SELECT max(ino) FROM {table}")  # where new files go is at hand from now on
         for (ino,) in self._database.all("SELECT ino FROM inode WHERE nlink = 0"):
             self._remove(self.get(int(ino)))  # type: ignore[arg-type]
         await self._data.recover()

@@ -48,8 +48,9 @@ def fail(code: int) -> OSError:
 class Inode:
     """A file; the columns of its row, and what belongs to it in memory only.
 
-    extents: sorted by block; None while not loaded. xattrs: names of its extended attributes; None while not loaded.
-    opens: open handles. reserved: logical blocks set aside for it to grow into, as (address, count).
+    extents: sorted by block; None while not loaded. loading: the first of them, while not all are. xattrs: names of its
+    extended attributes; None while not loaded. opens: open handles. reserved: logical blocks set aside for it to grow
+    into, as (address, count).
     """
 
     __slots__ = (
@@ -61,6 +62,7 @@ class Inode:
         "extents",
         "gid",
         "ino",
+        "loading",
         "mode",
         "mtime",
         "nlink",
@@ -92,6 +94,7 @@ class Inode:
         self.parent = parent
         self.data = data
         self.extents: list[Extent] | None = None
+        self.loading: list[Extent] | None = None
         self.opens = 0
         self.xattrs: tuple[bytes, ...] | None = None
         self.reserved: tuple[int, int] = (0, 0)

@@ -37,6 +37,8 @@ class ReadOnlyFilesystem:
         self._names = Names(database, self._inodes)
         self._data: FileReader = FileReader(volume, database)
         self.get = self._inodes.get
+        #: For who can wait on a loop, and has this raise Absent where it would have to. For what changes nothing.
+        self.hurried = database.hurried
 
     def find(self, parent: int, name: bytes) -> Inode | None:
         """The inode of a name, or None. Raises OSError(ENAMETOOLONG)."""
@@ -58,6 +60,13 @@ class ReadOnlyFilesystem:
         inode = self.get(ino)
         if not inode.is_dir:
             raise fail(errno.ENOTDIR)
+        return inode
+
+    def located(self, ino: int) -> Inode:
+        """The inode, with where its content is at hand."""
+        inode = self.get(ino)
+        if stat.S_ISREG(inode.mode):
+            self._data.extents(inode)
         return inode
 
     def readlink(self, ino: int) -> bytes:

@@ -2,6 +2,9 @@
 
 Pages are the volume's blocks. SQLite writes them only in a commit: the journal is in memory and its page
 cache never spills, so nothing of a transaction is in the log before all of it is.
+
+SQLite cannot wait on a loop. Who has one to wait on asks in a hurry: what is not at hand is then `Absent`, to be
+fetched off the loop, and asked for again.
 """
 
 import secrets
@@ -12,21 +15,39 @@ from fusevol.errors import BackendError, CorruptData, FusevolError
 from fusevol.fs.layout import BLOCK, DATABASE
 from fusevol.log import LogVolume, SnapshotView
 
-__all__ = ["VolumeVFS"]
+__all__ = ["Absent", "VolumeVFS"]
 
 _PAGE_COUNT_AT = 28
+
+
+class Absent(FusevolError):
+    """A part of the metadata is not at hand, and was asked for in a hurry: `fetch` it, then ask again."""
+
+    def __init__(self, vfs: "VolumeVFS", size: int, offset: int) -> None:
+        super().__init__(f"{size} bytes at {offset} of the metadata are not at hand")
+        self._vfs = vfs
+        self._size = size
+        self._offset = offset
+
+    async def fetch(self) -> None:
+        """Have it at hand; other requests go on meanwhile. Raises CorruptData, BackendError."""
+        await self._vfs.volume.read(self._size, DATABASE + self._offset)
+        self._vfs.fetched.add(self._offset)
 
 
 class VolumeVFS(apsw.VFS):
     """One database file in one volume (or in a snapshot, for reading).
 
-    error: what the last failed call of the volume raised; SQLite itself only reports an I/O error.
+    error: what the last failed call of the volume raised; SQLite itself only reports an I/O error. hurried: what is not
+    at hand is not waited for. fetched: offsets of what was; if it is gone once more, it is waited for all the same.
     """
 
     def __init__(self, volume: LogVolume | SnapshotView) -> None:
         self.name = f"fusevol-{secrets.token_hex(8)}"
         self.volume = volume
         self.error: FusevolError | None = None
+        self.hurried = False
+        self.fetched: set[int] = set()
         super().__init__(self.name, base="", maxpathname=64)
 
     def xOpen(self, name: object, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
@@ -58,13 +79,19 @@ class _File:
         return apsw.IOError(str(error))
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
+        vfs, volume = self._vfs, self._vfs.volume
         try:
-            with self._vfs.volume.blocking():
-                data = self._vfs.volume.read_nowait(amount, DATABASE + offset)
+            data = volume.read_nowait(amount, DATABASE + offset) if vfs.hurried else None
+            if data is None:
+                if vfs.hurried and offset not in vfs.fetched:
+                    raise Absent(vfs, amount, offset)
+                with volume.blocking():
+                    data = volume.read_nowait(amount, DATABASE + offset)
+            vfs.fetched.discard(offset)
             if data is None:
                 raise CorruptData(f"{amount} bytes at {offset} of the metadata are damaged", hint="check the volume")
         except FusevolError as error:
-            self._vfs.error = error
+            vfs.error = error
             # After an I/O error SQLite rolls the whole transaction back, even for a read; and after one that says
             # that the database is corrupt, it refuses every later write. This one only fails the statement.
             raise apsw.ProtocolError(str(error)) from error

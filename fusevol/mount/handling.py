@@ -11,6 +11,7 @@ import pyfuse3
 from pyfuse3 import FUSEError
 
 from fusevol.errors import FusevolError, errno_of
+from fusevol.fs import Absent
 from fusevol.mount.control import Control
 from fusevol.mount.nodes import Nodes
 from fusevol.mount.quiesce import Quiesce
@@ -66,13 +67,23 @@ def change(function: F) -> F:
 def _counted(function: F, *, changes: bool) -> F:
     name = function.__name__
 
+    async def fetching(self: Handling, node: int, *args: Any) -> Any:
+        """Call it, anew whenever something had to be fetched: a restore may have taken the tree away meanwhile."""
+        while True:
+            try:
+                return await function(self, node, *args)
+            except Absent as error:
+                absent = error
+            await absent.fetch()
+            await self.nodes.settled()
+
     @functools.wraps(function)
     async def counted(self: Handling, node: int, *args: Any) -> Any:
         requests, nodes = self.requests, self.nodes
         number = requests.begin(name, node)
         try:
             if self.control.owns(node):
-                return await function(self, node, *args)
+                return await fetching(self, node, *args)
             if changes:
                 if self.quiesce.held or nodes.replacing is not None:
                     await self.allowed()
@@ -81,13 +92,13 @@ def _counted(function: F, *, changes: bool) -> F:
                 await nodes.settled()
             generation = nodes.generation
             try:
-                return await function(self, node, *args)
+                return await fetching(self, node, *args)
             except (FusevolError, ValueError):
                 await nodes.settled()
                 if nodes.generation == generation:
                     raise
                 # It failed since a restore took the tree away: the new one says what becomes of it.
-                return await function(self, node, *args)
+                return await fetching(self, node, *args)
             finally:
                 if changes:
                     self.quiesce.leave()

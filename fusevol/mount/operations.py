@@ -8,14 +8,14 @@ File handles are node ids: a handle has no state.
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields
 
 from fusevol.api.io import Buffer
-from fusevol.fs import Caller, Changes, Filesystem, ReadOnlyFilesystem, acl
+from fusevol.fs import Absent, Caller, Changes, Filesystem, ReadOnlyFilesystem, acl
 from fusevol.fs.clock import now
 from fusevol.fs.inodes import Inode
 from fusevol.fs.layout import BLOCK, NAME_MAX
@@ -61,9 +61,15 @@ class VolumeOperations(Handling):
             if any(bounds):
                 setattr(self, name, waiting)
 
-    def _live(self, node: int) -> tuple[Filesystem, int]:
-        """The live filesystem and the inode number, for a change. Raises OSError(EROFS, ESTALE)."""
-        return self.nodes.live(node)
+    def _live(self, node: int, *names: bytes, content: bool = False) -> tuple[Filesystem, int]:
+        """The live filesystem and the inode number, for a change of it, of its content, or of names in it.
+
+        Raises OSError(EROFS, ESTALE), and Absent, as long as something is not at hand that the change needs.
+        """
+        filesystem, ino = self.nodes.live(node)
+        if filesystem.distant:
+            filesystem.hurried(filesystem.survey, ino, names, content)
+        return filesystem, ino
 
     def _attributes(self, inode: Inode, where: Node) -> EntryAttributes:
         entry = EntryAttributes()
@@ -94,18 +100,18 @@ class VolumeOperations(Handling):
         if self.control.owns(parent) or (name == CONTROL_NAME and self.nodes.is_root(parent) and self.control.enabled):
             return await self.control.lookup(parent, name)
         where, filesystem = self.nodes.find(parent)
-        inode = filesystem.find(where.ino, name)
+        inode = filesystem.hurried(filesystem.find, where.ino, name)
         return _missing() if inode is None else self._attributes(inode, where)
 
     @change
     async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
-        filesystem, ino = self._live(parent)
+        filesystem, ino = self._live(parent, name)
         return self._reply(parent, filesystem.create(ino, name, mode, _caller(ctx), rdev=rdev))
 
     @change
     async def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         self._check_name(parent, name)
-        filesystem, ino = self._live(parent)
+        filesystem, ino = self._live(parent, name)
         return self._reply(parent, filesystem.create(ino, name, stat.S_IFDIR | (mode & 0o7777), _caller(ctx)))
 
     @change
@@ -113,7 +119,7 @@ class VolumeOperations(Handling):
         self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         self._check_name(parent, name)
-        filesystem, ino = self._live(parent)
+        filesystem, ino = self._live(parent, name)
         inode = filesystem.create(ino, name, stat.S_IFREG | (mode & 0o7777), _caller(ctx))
         filesystem.opened(inode.ino)
         entry = self._reply(parent, inode)
@@ -122,23 +128,23 @@ class VolumeOperations(Handling):
     @change
     async def symlink(self, parent: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
         self._check_name(parent, name)
-        filesystem, ino = self._live(parent)
+        filesystem, ino = self._live(parent, name)
         return self._reply(parent, filesystem.symlink(ino, name, target, _caller(ctx)))
 
     @change
     async def link(self, node: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         self._check_name(parent, name)
         filesystem, ino = self._live(node)
-        return self._reply(node, filesystem.link(ino, self._live(parent)[1], name))
+        return self._reply(node, filesystem.link(ino, self._live(parent, name)[1], name))
 
     @change
     async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
-        filesystem, ino = self._live(parent)
+        filesystem, ino = self._live(parent, name)
         filesystem.unlink(ino, name)
 
     @change
     async def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
-        filesystem, ino = self._live(parent)
+        filesystem, ino = self._live(parent, name)
         filesystem.rmdir(ino, name)
 
     @change
@@ -146,8 +152,8 @@ class VolumeOperations(Handling):
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: RequestContext
     ) -> None:
         self._check_name(new_parent, new_name)
-        filesystem, ino = self._live(parent)
-        filesystem.rename(ino, name, self._live(new_parent)[1], new_name, flags, _caller(ctx))
+        filesystem, ino = self._live(parent, name)
+        filesystem.rename(ino, name, self._live(new_parent, new_name)[1], new_name, flags, _caller(ctx))
 
     def _check_name(self, parent: int, name: bytes) -> None:
         """The control directory's name in the root is taken. Raises OSError(EEXIST)."""
@@ -157,7 +163,7 @@ class VolumeOperations(Handling):
     @handler
     async def readlink(self, node: int, ctx: RequestContext) -> bytes:
         where, filesystem = self.nodes.find(node)
-        return filesystem.readlink(where.ino)
+        return filesystem.hurried(filesystem.readlink, where.ino)
 
     # -- directories ------------------------------------------------------------------------------
 
@@ -173,14 +179,29 @@ class VolumeOperations(Handling):
             await self.control.readdir(handle, after, token)
             return
         where, filesystem = self.nodes.find(handle)
-        for position, (name, ino) in enumerate(((b".", where.ino), (b"..", filesystem.get(where.ino).parent))):
-            # The kernel takes no reference to these two, whatever READDIRPLUS says of them.
-            entry = self._attributes(filesystem.get(ino or where.ino), where) if after <= position else None
-            if entry is not None and not pyfuse3.readdir_reply(token, name, entry, position + 1):
-                return
+        filesystem.hurried(self._list, filesystem, where, after, token)
+
+    def _list(self, filesystem: ReadOnlyFilesystem, where: Node, after: int, token: pyfuse3.ReaddirToken) -> None:
+        replied = 0
+        try:
+            for name, inode, position in self._entries(filesystem, where, after):
+                if not pyfuse3.readdir_reply(token, name, self._attributes(inode, where), position):
+                    return
+                replied += 1
+        except Absent:
+            # The kernel asks for what comes after these.
+            if not replied:
+                raise
+
+    @staticmethod
+    def _entries(filesystem: ReadOnlyFilesystem, where: Node, after: int) -> Iterator[tuple[bytes, Inode, int]]:
+        """Name, inode, and position from which a listing goes on. To `.` and `..` the kernel takes no reference."""
+        if after < _DOTS:
+            here = filesystem.get(where.ino)
+            above = filesystem.get(here.parent or where.ino)
+            yield from ((b".", here, 1), (b"..", above, 2))[after:]
         for name, cookie, inode in filesystem.listing(where.ino, max(0, after - _DOTS)):
-            if not pyfuse3.readdir_reply(token, name, self._attributes(inode, where), cookie + _DOTS):
-                return
+            yield name, inode, cookie + _DOTS
 
     @handler
     async def releasedir(self, handle: int) -> None:
@@ -197,7 +218,7 @@ class VolumeOperations(Handling):
         if self.control.owns(node):
             return self.control.attributes(node)
         where, filesystem = self.nodes.find(node)
-        return self._attributes(filesystem.get(where.ino), where)
+        return self._attributes(filesystem.hurried(filesystem.get, where.ino), where)
 
     @change
     async def setattr(
@@ -206,7 +227,7 @@ class VolumeOperations(Handling):
         if self.control.owns(node):
             # A shell's `>` truncates before it writes.
             return self.control.attributes(node)
-        filesystem, ino = self._live(node)
+        filesystem, ino = self._live(node, content=fields.update_size)
         changes = Changes(
             mode=attr.st_mode if fields.update_mode else None,
             uid=attr.st_uid if fields.update_uid else None,
@@ -233,7 +254,7 @@ class VolumeOperations(Handling):
         if self.nodes.is_root(node) and (value := await self.control.getxattr(name)) is not None:
             return value
         where, filesystem = self.nodes.find(node)
-        return filesystem.getxattr(where.ino, name)
+        return filesystem.hurried(filesystem.getxattr, where.ino, name)
 
     @handler
     async def setxattr(self, node: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
@@ -250,7 +271,8 @@ class VolumeOperations(Handling):
         if self.control.owns(node):
             return []
         where, filesystem = self.nodes.find(node)
-        return [name for name in filesystem.listxattr(where.ino) if not hidden(name, ctx.uid)]
+        names = filesystem.hurried(filesystem.listxattr, where.ino)
+        return [name for name in names if not hidden(name, ctx.uid)]
 
     @change
     async def removexattr(self, node: int, name: bytes, ctx: RequestContext) -> None:
@@ -276,8 +298,9 @@ class VolumeOperations(Handling):
         where, filesystem = self.nodes.find(node)
         if where.snapshot and flags & os.O_ACCMODE != os.O_RDONLY:
             raise OSError(errno.EROFS, "a snapshot")
-        self._opened(filesystem, where)
         if flags & os.O_TRUNC and isinstance(filesystem, Filesystem):
+            self._live(node, content=True)
+            filesystem.opened(where.ino)
             # The kernel leaves it to us (FUSE_ATOMIC_O_TRUNC), and takes for granted that the size is 0 then.
             try:
                 if ctx.uid:
@@ -286,18 +309,18 @@ class VolumeOperations(Handling):
             except BaseException:
                 filesystem.released(where.ino)
                 raise
+        else:
+            filesystem.hurried(filesystem.get, where.ino)
+            if isinstance(filesystem, Filesystem):
+                filesystem.opened(where.ino)
         return FileInfo(fh=node, keep_cache=True)
-
-    @staticmethod
-    def _opened(filesystem: ReadOnlyFilesystem, where: Node) -> None:
-        if isinstance(filesystem, Filesystem):
-            filesystem.opened(where.ino)
 
     @handler
     async def read(self, handle: int, offset: int, size: int) -> bytes:
         if self.control.owns(handle):
             return await self.control.read(handle, offset, size)
         where, filesystem = self.nodes.find(handle)
+        filesystem.hurried(filesystem.located, where.ino)
         data = await filesystem.read(where.ino, size, offset)
         self.requests.counters.reads += 1
         self.requests.counters.read_bytes += len(data)
@@ -308,7 +331,7 @@ class VolumeOperations(Handling):
         if self.control.owns(handle):
             await self.control.write(handle, bytes(data))
             return len(data)
-        filesystem, ino = self._live(handle)
+        filesystem, ino = self._live(handle, content=True)
         written = await filesystem.write(ino, data, offset, timed=True)
         self.requests.counters.writes += 1
         self.requests.counters.write_bytes += written

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Bench, Volume
+from tests.e2e.harness import Bench, Volume, until
 from tests.s3 import S3, configure
 
 
@@ -98,6 +100,47 @@ def test_what_is_cached_is_there_while_the_store_is_away_and_a_sync_says_that_it
     _durable(volume.path / "new", b"newest")
     volume.umount()
     volume.check()
+
+
+def test_while_the_store_is_away_only_those_wait_who_need_something_of_it(volume: Volume, s3: S3) -> None:
+    names = [f"file{number}" for number in range(2000)]
+    (volume.path / "d").mkdir()
+    for number, name in enumerate(names):
+        (volume.path / "d" / name).write_bytes(b"%08d" % number * 150)
+    (volume.path / "hot").write_bytes(b"hot" * 100_000)
+    volume.fusevol("snapshot", f"{volume.name}@before")
+    for name in names:
+        os.utime(volume.path / "d" / name, (1, 1))
+    volume.umount()
+    shutil.rmtree(_cache(volume))
+    volume.mount()
+    old = volume.path / ".fusevol/snapshots/before"
+    assert (old / "hot").stat().st_size == 300_000
+    assert (volume.path / "hot").read_bytes() == b"hot" * 100_000
+    # So that it is known to have all of the live tree.
+    assert {os.stat(volume.path / "d" / name).st_mtime for name in names} == {1}
+    (volume.path / "d" / names[-1]).rename(volume.path / "moved")
+    (volume.path / "new").write_bytes(b"new")
+    with ThreadPoolExecutor() as threads:
+        with s3.silent():
+            # Their inodes are in the snapshot alone, and in no cache.
+            contents = threads.submit(lambda: [(old / "d" / name).read_bytes() for name in names])
+            until(lambda: _waiting(volume), "one of them to be waited for")
+            for number in range(100):
+                assert os.stat(volume.path / "d" / names[number]).st_mtime == 1
+                assert (volume.path / "hot").read_bytes() == b"hot" * 100_000
+                (volume.path / f"new{number}").write_bytes(b"new")
+                (volume.path / "d" / names[number]).rename(volume.path / f"moved{number}")
+            assert _waiting(volume), "it had the answer, or an error, before all this was through"
+        assert contents.result() == [b"%08d" % number * 150 for number in range(len(names))]
+    volume.umount()
+    volume.check()
+
+
+def _waiting(volume: Volume) -> bool:
+    """Whether a request is being served that has been for longer than those of a store that answers."""
+    requests = json.loads((volume.path / ".fusevol/requests").read_bytes())
+    return any(request["age"] > 0.2 for request in requests)
 
 
 def test_deleting_a_volume_deletes_its_cache(volume: Volume) -> None:

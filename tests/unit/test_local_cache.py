@@ -2,10 +2,13 @@
 
 import os
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -149,6 +152,81 @@ async def test_what_was_written_together_is_fetched_together_by_whoever_reads_a_
     assert asked == [9, 16, 16, 16, 16, 16, 11], "by chunks of 16 blocks, from the last one down to where it begins"
     await cache.aclose()
     await store.aclose()
+
+
+class Slow(ObjectBackend):
+    """A store whose reads wait until they are let go; the first `failures` of them fail then."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.asked: list[tuple[int, int]] = []
+        self.gate = trio.Event()
+        self.failures = 0
+
+    async def read(self, volume_id: str, size: int, offset: int) -> Buffer:
+        self.asked.append((offset // BLOCK, size // BLOCK))
+        await self.gate.wait()
+        if self.failures:
+            self.failures -= 1
+            raise BackendError("the store is away")
+        return await super().read(volume_id, size, offset)
+
+
+@asynccontextmanager
+async def slow(tmp_path: Path) -> AsyncIterator[tuple[LocalCache, Slow, bytes]]:
+    """A cache with nothing in it, before a store with 32 blocks: of each chunk, 8 and 8 were written together."""
+    data = random.Random(5).randbytes(32 * BLOCK)
+    store = Slow(f"file://{tmp_path}/store")
+    await store.create("v")
+    for first in range(0, 32, 8):
+        await store.write("v", data[first * BLOCK :][: 8 * BLOCK], first * BLOCK)
+    cache = LocalCache(lambda: store, None, 1 << 24)
+    yield cache, store, data
+    await cache.aclose()
+
+
+async def test_what_others_are_fetching_is_not_fetched_once_more(tmp_path: Path) -> None:
+    async with slow(tmp_path) as (cache, store, data):
+
+        async def read(block: int) -> None:
+            assert bytes(await cache.read("v", BLOCK, block * BLOCK)) == data[block * BLOCK :][:BLOCK]
+
+        async with trio.open_nursery() as nursery:
+            for block in (0, 1, 2, 7, 8, 9, 20):
+                nursery.start_soon(read, block)
+                await trio.testing.wait_all_tasks_blocked()
+            assert store.asked == [(0, 8), (16, 8)], "one of each chunk"
+            store.gate.set()
+        # 8 and 9 were not written together with 0: they are fetched after that, and by both who wait for them.
+        assert sorted(store.asked[2:]) == [(8, 8), (8, 8)]
+
+
+async def test_who_waited_for_others_that_failed_or_went_away_asks_the_store_itself(tmp_path: Path) -> None:
+    async with slow(tmp_path) as (cache, store, data):
+        scope, outcomes = trio.CancelScope(), list[bytes | str]()
+
+        async def goes_away() -> None:
+            with scope:
+                await cache.read("v", BLOCK, 0)
+
+        async def read() -> None:
+            try:
+                outcomes.append(bytes(await cache.read("v", BLOCK, 0)))
+            except BackendError as error:
+                outcomes.append(str(error))
+
+        async with trio.open_nursery() as nursery:
+            for reader in (goes_away, read, read):
+                nursery.start_soon(reader)
+                await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(store.asked) == 3
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            store.failures = 2
+            store.gate.set()
+        assert outcomes == ["the store is away", "the store is away", data[:BLOCK]]
 
 
 async def test_the_store_can_be_read_without_a_loop(tmp_path: Path) -> None:

@@ -1,0 +1,259 @@
+"""Metadata that is still in a distant store: who can wait on a loop is told what to fetch, and nobody else waits."""
+
+import random
+import shutil
+import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar, TypeVarTuple
+
+import pytest
+import trio
+
+from fusevol.api.io import Buffer
+from fusevol.backends.cache import LocalCache
+from fusevol.backends.object import ObjectBackend
+from fusevol.backends.wrappers.faults import FaultyBackend, fail
+from fusevol.errors import BackendError
+from fusevol.fs import Absent, Caller, Changes, Filesystem, load_filesystem, open_filesystem
+from fusevol.fs.check import check_filesystem
+from fusevol.fs.layout import BLOCK, ROOT
+from fusevol.log import create_volume, open_volume
+
+ME = Caller(0, 0)
+FILES = 1000
+PIECES = 1000
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class Cache(LocalCache):
+    """Notes what is read while the thread waits."""
+
+    def __init__(self, store: Path, size: int = 1 << 26) -> None:
+        super().__init__(lambda: FaultyBackend(ObjectBackend(f"file://{store}")), None, size)
+        self.waited: list[tuple[int, int]] = []
+
+    def read_blocking(self, volume_id: str, size: int, offset: int) -> Buffer:
+        if self.read_nowait(volume_id, size, offset) is None:
+            self.waited.append((size, offset))
+        return super().read_blocking(volume_id, size, offset)
+
+
+def content(number: int) -> bytes:
+    return b"%05d" % number * 200
+
+
+def name(number: int) -> bytes:
+    return b"file%05d" % number
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a volume: files in a directory, some of them in pieces, and with attributes."""
+    directory = tmp_path_factory.mktemp("filled")
+    trio.run(_fill, directory)
+    return directory
+
+
+@pytest.fixture
+def store(filled: Path, tmp_path: Path) -> Path:
+    """A copy of it, for one test."""
+    return Path(shutil.copytree(filled, tmp_path / "store"))
+
+
+async def _fill(store: Path) -> None:
+    cache = Cache(store)
+    await create_volume(cache, "v")
+    async with open_volume(cache, "v") as volume, open_filesystem(volume) as fs:
+        directory = fs.create(ROOT, b"d", stat.S_IFDIR | 0o755, ME).ino
+        for number in range(FILES):
+            ino = fs.create(directory, name(number), stat.S_IFREG | 0o644, ME).ino
+            for piece in range(0, 40 if number % 10 == 0 else 2, 2):
+                await fs.write(ino, content(number), piece * BLOCK)
+            fs.setxattr(ino, b"user.number", b"%d" % number)
+        scattered = fs.create(ROOT, b"scattered", stat.S_IFREG | 0o644, ME).ino
+        for piece in range(PIECES):
+            await fs.write(scattered, b"%08d" % piece, 2 * piece * BLOCK)
+    await cache.aclose()
+
+
+@asynccontextmanager
+async def opened(store: Path, size: int = 1 << 26) -> AsyncIterator[tuple[Filesystem, Cache]]:
+    """The filesystem, as on a machine that has nothing of it; sound when it is left."""
+    cache = Cache(store, size)
+    async with open_volume(cache, "v") as volume:
+        fs = await load_filesystem(volume)
+        cache.waited.clear()
+        yield fs, cache
+        await fs.sync()
+        fs.close()
+        assert [str(finding) for finding in (await check_filesystem(volume)).findings] == []
+    await cache.aclose()
+
+
+async def patiently(fs: Filesystem, ask: Callable[[*Ts], T], *args: *Ts) -> T:
+    """What a request does: ask in a hurry, and fetch what is absent, until there is an answer."""
+    while True:
+        try:
+            return fs.hurried(ask, *args)
+        except Absent as error:
+            absent = error
+        await absent.fetch()
+
+
+async def found(fs: Filesystem, path: bytes) -> int:
+    ino = ROOT
+    for part in path.split(b"/"):
+        inode = await patiently(fs, fs.find, ino, part)
+        assert inode is not None
+        ino = inode.ino
+    return ino
+
+
+async def test_what_is_absent_is_said_and_fetched_and_nothing_is_waited_for(store: Path) -> None:
+    rng = random.Random(1)
+    async with opened(store) as (fs, cache):
+        with pytest.raises(Absent, match="not at hand"):
+            fs.hurried(fs.find, ROOT, b"d")
+        for number in rng.sample(range(FILES), 50):
+            ino = await found(fs, b"d/" + name(number))
+            assert await patiently(fs, fs.getxattr, ino, b"user.number") == b"%d" % number
+            await patiently(fs, fs.located, ino)
+            assert bytes(await fs.read(ino, 1000, 0)) == content(number)
+        assert cache.waited == []
+
+
+async def test_whoever_is_not_in_a_hurry_has_it_at_once(store: Path) -> None:
+    async with opened(store) as (fs, cache):
+        directory = fs.lookup(ROOT, b"d").ino
+        assert fs.getxattr(fs.lookup(directory, name(7)).ino, b"user.number") == b"7"
+        assert cache.waited
+
+
+async def test_a_listing_that_is_in_the_store_comes_in_pieces(store: Path) -> None:
+    async with opened(store) as (fs, cache):
+        directory = await found(fs, b"d")
+        listed: list[bytes] = []
+        after = 0
+
+        def listing() -> None:
+            nonlocal after
+            for entry, cookie, _ in fs.listing(directory, after):
+                listed.append(entry)
+                after = cookie
+
+        await patiently(fs, listing)
+        assert listed == [name(number) for number in range(FILES)]
+        assert cache.waited == []
+
+
+async def test_a_file_in_very_many_pieces_is_looked_through_once(store: Path) -> None:
+    async with opened(store) as (fs, cache):
+        ino = await found(fs, b"scattered")
+        known = [0]
+        while True:
+            try:
+                fs.hurried(fs.located, ino)
+                break
+            except Absent as error:
+                known.append(len(fs.get(ino).loading or []))
+                absent = error
+            await absent.fetch()
+        assert len(known) > 4
+        assert known == sorted(known)
+        assert max(after - before for before, after in pairwise(known)) < PIECES / 2, "it began anew"
+        for piece in range(PIECES):
+            assert bytes(await fs.read(ino, 8, 2 * piece * BLOCK)) == b"%08d" % piece
+        assert cache.waited == []
+
+
+@pytest.mark.parametrize("change", ["write", "truncate"])
+async def test_what_is_changed_while_somebody_looks_through_it_is_changed_for_them_too(
+    store: Path, change: str
+) -> None:
+    async with opened(store) as (fs, _):
+        ino = await found(fs, b"scattered")
+        for _ in range(3):
+            with pytest.raises(Absent) as caught:
+                fs.hurried(fs.located, ino)
+            await caught.value.fetch()
+        assert fs.get(ino).loading
+        if change == "write":
+            await fs.write(ino, b"changed!", 100 * BLOCK)
+            await fs.write(ino, b"changed!", (2 * PIECES - 99) * BLOCK)
+        else:
+            await fs.setattr(ino, Changes(size=50 * BLOCK))
+        await fs.sync()
+        await patiently(fs, fs.located, ino)
+        if change == "write":
+            assert bytes(await fs.read(ino, 8, 100 * BLOCK)) == b"changed!"
+            assert bytes(await fs.read(ino, 8, (2 * PIECES - 99) * BLOCK)) == b"changed!"
+            assert bytes(await fs.read(ino, 8, 102 * BLOCK)) == b"%08d" % 51
+        else:
+            assert [extent[0] for extent in fs.get(ino).extents or []] == list(range(0, 50, 2))
+
+
+async def test_what_an_error_of_the_store_keeps_away_is_an_error_and_can_be_asked_for_again(store: Path) -> None:
+    async with opened(store) as (fs, cache):
+        assert isinstance(cache.inner, FaultyBackend)
+        cache.inner.add(fail("read", error=BackendError("the store is away")))
+        with pytest.raises(BackendError, match="the store is away"):
+            await found(fs, b"d/" + name(1))
+        cache.inner.clear()
+        assert await found(fs, b"d/" + name(1))
+
+
+async def test_what_is_gone_from_the_cache_as_soon_as_it_was_fetched_is_waited_for(store: Path) -> None:
+    class Forgetful(Cache):
+        def read_nowait(self, volume_id: str, size: int, offset: int) -> None:
+            return None
+
+    cache = Forgetful(store)
+    async with open_volume(cache, "v") as volume, open_filesystem(volume) as fs:
+        cache.waited.clear()
+        assert await found(fs, b"d/" + name(1))
+        assert len(cache.waited) > 0
+    await cache.aclose()
+
+
+async def test_changes_wait_for_nothing_after_a_survey(store: Path) -> None:
+    rng = random.Random(2)
+    async with opened(store) as (fs, cache):
+        directory = await found(fs, b"d")
+        numbers = iter(rng.sample(range(FILES), 60))
+
+        async def surveyed(ino: int, *names: bytes, content: bool = False) -> None:
+            await patiently(fs, fs.survey, ino, names, content)
+
+        for turn in range(4):
+            one, other, third, fourth, *rest = (next(numbers) for _ in range(9))
+            await surveyed(directory, name(one))
+            fs.unlink(directory, name(one))
+            await surveyed(directory, name(other))
+            await surveyed(directory, name(third))
+            fs.rename(directory, name(other), directory, name(third))
+            await surveyed(directory, b"new%d" % turn)
+            fs.create(directory, b"new%d" % turn, stat.S_IFREG | 0o644, ME)
+            ino = await found(fs, b"d/" + name(fourth))
+            await surveyed(ino)
+            await surveyed(directory, b"link%d" % turn)
+            fs.link(ino, directory, b"link%d" % turn)
+            for number, change in zip(rest, ("setxattr", "size", "mode", "write", "removexattr"), strict=True):
+                ino = await found(fs, b"d/" + name(number))
+                await surveyed(ino, content=change in ("size", "write"))
+                match change:
+                    case "setxattr":
+                        fs.setxattr(ino, b"user.more", b"more")
+                    case "removexattr":
+                        fs.removexattr(ino, b"user.number")
+                    case "size":
+                        await fs.setattr(ino, Changes(size=100))
+                    case "mode":
+                        await fs.setattr(ino, Changes(mode=0o600))
+                    case "write":
+                        await fs.write(ino, b"written", 10 * BLOCK + 10)
+            await fs.sync()
+        assert cache.waited == []
