@@ -2,20 +2,25 @@
 
 import errno
 import stat
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import NamedTuple, TypeVar, TypeVarTuple
 
 from fusevol.api.io import Buffer
-from fusevol.errors import CorruptData, NotSupported
+from fusevol.errors import CorruptData, FusevolError, NotSupported
 from fusevol.fs.content import FileReader
 from fusevol.fs.database import Database, read_superblock
 from fusevol.fs.inodes import Inode, InodeTable, fail
-from fusevol.fs.layout import TOTAL_BLOCKS, TOTAL_FILES
+from fusevol.fs.layout import ROOT, TOTAL_BLOCKS, TOTAL_FILES
 from fusevol.fs.names import Entry, Names
+from fusevol.fs.vfs import Absent
 from fusevol.fs.xattrs import check_name
 from fusevol.log import LogVolume, SnapshotView
 
 __all__ = ["ReadOnlyFilesystem", "StatFs", "open_snapshot"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class StatFs(NamedTuple):
@@ -39,6 +44,18 @@ class ReadOnlyFilesystem:
         self.get = self._inodes.get
         #: For who can wait on a loop, and has this raise Absent where it would have to. For what changes nothing.
         self.hurried = database.hurried
+
+    async def asked(self, ask: Callable[[*Ts], T], *args: *Ts) -> T:
+        """What `ask` returns, which only reads; what is absent is fetched off the loop.
+
+        For a tree that nobody takes away meanwhile. Raises as `ask` does, and as `Absent.fetch`.
+        """
+        while True:
+            try:
+                return self.hurried(ask, *args)
+            except Absent as error:
+                absent = error
+            await absent.fetch()
 
     def find(self, parent: int, name: bytes) -> Inode | None:
         """The inode of a name, or None. Raises OSError(ENAMETOOLONG)."""
@@ -138,4 +155,11 @@ async def open_snapshot(view: SnapshotView) -> ReadOnlyFilesystem:
                 f'snapshot "{view.record.name}" is empty: it was taken before the volume was mounted for the first time'
             )
         raise CorruptData(f'snapshot "{view.record.name}" holds no filesystem')
-    return ReadOnlyFilesystem(view, Database(view, read_only=True))
+    filesystem = ReadOnlyFilesystem(view, Database(view, read_only=True))
+    try:
+        with suppress(FusevolError, OSError):  # who needs it is told
+            await filesystem.asked(filesystem.get, ROOT)
+    except BaseException:
+        filesystem.close()
+        raise
+    return filesystem

@@ -100,7 +100,7 @@ class Control:
                 return self.attributes(self._files[name])
         elif parent == _SNAPSHOTS and (found := await self._served.open_snapshot(os.fsdecode(name))):
             number, filesystem = found
-            inode = filesystem.hurried(filesystem.get, ROOT)
+            inode = filesystem.get(ROOT)
             entry = EntryAttributes()
             entry.st_ino = Node(0, number, ROOT).number(ROOT)
             # A snapshot can go, and another can get its name.

@@ -64,18 +64,28 @@ def change(function: F) -> F:
     return _counted(function, changes=True)
 
 
+async def _again(error: Exception, generation: int, function: F, self: Handling, node: int, *args: Any) -> Any:
+    """Call a handler anew that failed with `error`, if there is reason to; else raise it."""
+    nodes = self.nodes
+    while True:
+        absent = error if isinstance(error, Absent) else None
+        try:
+            if absent is not None:
+                await absent.fetch()
+            await nodes.settled()
+            if absent is None and nodes.generation == generation:
+                raise error
+            # What was missing is there; or it failed since a restore took the tree away, and the new one has to say.
+            generation = nodes.generation
+            return await function(self, node, *args)
+        except (FusevolError, ValueError) as another:
+            if another is error:
+                raise
+            error = another
+
+
 def _counted(function: F, *, changes: bool) -> F:
     name = function.__name__
-
-    async def fetching(self: Handling, node: int, *args: Any) -> Any:
-        """Call it, anew whenever something had to be fetched: a restore may have taken the tree away meanwhile."""
-        while True:
-            try:
-                return await function(self, node, *args)
-            except Absent as error:
-                absent = error
-            await absent.fetch()
-            await self.nodes.settled()
 
     @functools.wraps(function)
     async def counted(self: Handling, node: int, *args: Any) -> Any:
@@ -83,7 +93,7 @@ def _counted(function: F, *, changes: bool) -> F:
         number = requests.begin(name, node)
         try:
             if self.control.owns(node):
-                return await fetching(self, node, *args)
+                return await function(self, node, *args)
             if changes:
                 if self.quiesce.held or nodes.replacing is not None:
                     await self.allowed()
@@ -92,13 +102,9 @@ def _counted(function: F, *, changes: bool) -> F:
                 await nodes.settled()
             generation = nodes.generation
             try:
-                return await fetching(self, node, *args)
-            except (FusevolError, ValueError):
-                await nodes.settled()
-                if nodes.generation == generation:
-                    raise
-                # It failed since a restore took the tree away: the new one says what becomes of it.
-                return await fetching(self, node, *args)
+                return await function(self, node, *args)
+            except (FusevolError, ValueError) as error:
+                return await _again(error, generation, function, self, node, *args)
             finally:
                 if changes:
                     self.quiesce.leave()

@@ -3,11 +3,10 @@
 import random
 import shutil
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
 
 import pytest
 import trio
@@ -25,8 +24,6 @@ from fusevol.log import create_volume, open_volume
 ME = Caller(0, 0)
 FILES = 1000
 PIECES = 1000
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 
 class Cache(LocalCache):
@@ -94,20 +91,10 @@ async def opened(store: Path, size: int = 1 << 26) -> AsyncIterator[tuple[Filesy
     await cache.aclose()
 
 
-async def patiently(fs: Filesystem, ask: Callable[[*Ts], T], *args: *Ts) -> T:
-    """What a request does: ask in a hurry, and fetch what is absent, until there is an answer."""
-    while True:
-        try:
-            return fs.hurried(ask, *args)
-        except Absent as error:
-            absent = error
-        await absent.fetch()
-
-
 async def found(fs: Filesystem, path: bytes) -> int:
     ino = ROOT
     for part in path.split(b"/"):
-        inode = await patiently(fs, fs.find, ino, part)
+        inode = await fs.asked(fs.find, ino, part)
         assert inode is not None
         ino = inode.ino
     return ino
@@ -120,8 +107,8 @@ async def test_what_is_absent_is_said_and_fetched_and_nothing_is_waited_for(stor
             fs.hurried(fs.find, ROOT, b"d")
         for number in rng.sample(range(FILES), 50):
             ino = await found(fs, b"d/" + name(number))
-            assert await patiently(fs, fs.getxattr, ino, b"user.number") == b"%d" % number
-            await patiently(fs, fs.located, ino)
+            assert await fs.asked(fs.getxattr, ino, b"user.number") == b"%d" % number
+            await fs.asked(fs.located, ino)
             assert bytes(await fs.read(ino, 1000, 0)) == content(number)
         assert cache.waited == []
 
@@ -145,7 +132,7 @@ async def test_a_listing_that_is_in_the_store_comes_in_pieces(store: Path) -> No
                 listed.append(entry)
                 after = cookie
 
-        await patiently(fs, listing)
+        await fs.asked(listing)
         assert listed == [name(number) for number in range(FILES)]
         assert cache.waited == []
 
@@ -187,7 +174,7 @@ async def test_what_is_changed_while_somebody_looks_through_it_is_changed_for_th
         else:
             await fs.setattr(ino, Changes(size=50 * BLOCK))
         await fs.sync()
-        await patiently(fs, fs.located, ino)
+        await fs.asked(fs.located, ino)
         if change == "write":
             assert bytes(await fs.read(ino, 8, 100 * BLOCK)) == b"changed!"
             assert bytes(await fs.read(ino, 8, (2 * PIECES - 99) * BLOCK)) == b"changed!"
@@ -226,7 +213,7 @@ async def test_changes_wait_for_nothing_after_a_survey(store: Path) -> None:
         numbers = iter(rng.sample(range(FILES), 60))
 
         async def surveyed(ino: int, *names: bytes, content: bool = False) -> None:
-            await patiently(fs, fs.survey, ino, names, content)
+            await fs.asked(fs.survey, ino, names, content)
 
         for turn in range(4):
             one, other, third, fourth, *rest = (next(numbers) for _ in range(9))
