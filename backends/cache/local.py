@@ -16,6 +16,9 @@ from fusevol.errors import BackendError
 
 __all__ = ["LocalCache"]
 
+#: Chunks that are fetched at once at most.
+_MOST_CHUNKS = 16
+
 log = logging.getLogger(__name__)
 
 
@@ -25,7 +28,8 @@ class LocalCache(Wrapper):
     What is written is acknowledged by the other backend first, so the cache holds nothing that would be missed. What is
     at an address of a log never changes, so what is cached stays true. With it the store can be read without a loop
     (`read_blocking`), which what is mounted needs; what is not cached is then fetched while the thread waits. With a
-    little come its surroundings, as far as they were written together: they are likely to be wanted next.
+    little come its surroundings, as far as they were written together: they are likely to be wanted next, and the more
+    so the more is there of what comes before them.
 
     open_backend: opens the other backend; once more for reads without a loop. directory: of this process alone, with
     what earlier ones left there; None begins with nothing and leaves nothing. size: bytes that the cache may take up.
@@ -56,7 +60,7 @@ class LocalCache(Wrapper):
         places = self._slots.find(volume_id, size, offset, keep=True) if _whole(size, offset) else None
         data: Buffer | None = self._slots.read(places, wait=True) if places else None
         if data is None:
-            around = self._aside.read_around(volume_id, size, offset, CHUNK)
+            around = self._aside.read_around(volume_id, size, offset, self._window(volume_id, offset))
             data = self._remember(volume_id, *around, size, offset, keep=True)
         return data
 
@@ -64,23 +68,32 @@ class LocalCache(Wrapper):
         """What is cached, or else from the store."""
         if not _whole(size, offset):
             return await self.inner.read(volume_id, size, offset)
-        chunk = volume_id, offset // CHUNK
         cached = await self._cached(volume_id, size, offset)
-        if cached is None and chunk in self._fetching:
-            # It may well come with what somebody else wants of the same chunk.
-            await self._fetching[chunk].wait()
+        if cached is None and (others := self._fetching.get((volume_id, offset // CHUNK))) is not None:
+            # It may well come with what somebody else wants.
+            await others.wait()
             cached = await self._cached(volume_id, size, offset)
         if cached is not None:
             return cached
-        done = trio.Event()
-        first = self._fetching.setdefault(chunk, done) is done
+        window, done = self._window(volume_id, offset), trio.Event()
+        first = (offset - offset % window) // CHUNK
+        chunks = [(volume_id, number) for number in range(first, first + window // CHUNK)]
+        mine = [chunk for chunk in chunks if self._fetching.setdefault(chunk, done) is done]
         try:
-            around = await self.inner.read_around(volume_id, size, offset, CHUNK)
+            around = await self.inner.read_around(volume_id, size, offset, window)
             return self._remember(volume_id, *around, size, offset, keep=False)
         finally:
-            if first:
+            for chunk in mine:
                 del self._fetching[chunk]
-                done.set()
+            done.set()
+
+    def _window(self, volume_id: str, offset: int) -> int:
+        """Bytes to fetch together with a few: a power of two, as many as are there of what comes right before them.
+
+        So whoever goes from one end to the other takes few requests, and whoever goes to and fro does not fetch much.
+        """
+        before = self._slots.before(volume_id, offset, _MOST_CHUNKS)
+        return CHUNK << max(0, before.bit_length() - 1)
 
     async def _cached(self, volume_id: str, size: int, offset: int) -> Buffer | None:
         places = self._slots.find(volume_id, size, offset)

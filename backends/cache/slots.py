@@ -121,6 +121,15 @@ class Slots:
             self._chunks.move_to_end(key)
         return chunk
 
+    def before(self, space: str, offset: int, most: int) -> int:
+        """How many chunks there are of those right before the chunk of `offset`; `most` or more are `most`."""
+        number = offset // CHUNK
+        for count in range(most):
+            key = (space, number - 1 - count)
+            if key not in self._chunks and key not in self._kept:
+                return count
+        return most
+
     def find(self, space: str, size: int, offset: int, *, keep: bool = False) -> Places | None:
         """Where these blocks are in the file; None where one of them is not there. keep: as of `put`."""
         places = []

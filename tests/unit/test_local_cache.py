@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -131,8 +131,20 @@ async def test_what_was_written_or_read_once_is_not_asked_for_again(tmp_path: Pa
 
 
 @pytest.mark.parametrize("without_a_loop", [False, True])
+@pytest.mark.parametrize(
+    ("order", "fetched"),
+    [
+        # By chunks of 16 blocks, from the last one down to where it begins.
+        (range(104, 4, -1), [9, 16, 16, 16, 16, 16, 11]),
+        # More at once, the more there is of what comes before.
+        (range(5, 105), [11, 16, 32, 41]),
+        # To and fro: there is nothing before them, or one chunk.
+        ([20, 90, 21, 60, 33], [16, 16, 16, 16]),
+    ],
+    ids=["down", "up", "to and fro"],
+)
 async def test_what_was_written_together_is_fetched_together_by_whoever_reads_a_little_of_it(
-    tmp_path: Path, without_a_loop: bool
+    tmp_path: Path, order: Sequence[int], fetched: list[int], without_a_loop: bool
 ) -> None:
     data = random.Random(4).randbytes(100 * BLOCK)
     asked: list[int] = []
@@ -146,10 +158,10 @@ async def test_what_was_written_together_is_fetched_together_by_whoever_reads_a_
     await store.create("v")
     await store.write("v", data, 5 * BLOCK)
     cache = LocalCache(lambda: Store(f"file://{tmp_path}/store"), None, 1 << 24)
-    for block in range(104, 4, -1):
+    for block in order:
         read = cache.read_blocking("v", BLOCK, block * BLOCK) if without_a_loop else None
         assert bytes(read or await cache.read("v", BLOCK, block * BLOCK)) == data[(block - 5) * BLOCK :][:BLOCK]
-    assert asked == [9, 16, 16, 16, 16, 16, 11], "by chunks of 16 blocks, from the last one down to where it begins"
+    assert asked == fetched
     await cache.aclose()
     await store.aclose()
 
