@@ -136,6 +136,10 @@ class Backend(IODriver):
         """Like `read`, but return None rather than wait. Backends that must always wait leave this as is."""
         return None
 
+    def read_kept(self, volume_id: str, size: int, offset: int) -> Buffer | None:
+        """Like `read_nowait`, for what is likely to be asked for again: a cache keeps it, and gives up others first."""
+        return self.read_nowait(volume_id, size, offset)
+
     def read_blocking(self, volume_id: str, size: int, offset: int) -> Buffer:
         """Like `read`, but without a loop to wait on: it blocks the thread. For local stores.
 

@@ -51,7 +51,14 @@ class LocalCache(Wrapper):
 
     def read_nowait(self, volume_id: str, size: int, offset: int) -> Buffer | None:
         """What is cached, and in memory."""
-        places = self._slots.find(volume_id, size, offset) if _whole(size, offset) else None
+        return self._at_hand(volume_id, size, offset, keep=False)
+
+    def read_kept(self, volume_id: str, size: int, offset: int) -> Buffer | None:
+        """The same, and it stays cached, in preference to others."""
+        return self._at_hand(volume_id, size, offset, keep=True)
+
+    def _at_hand(self, volume_id: str, size: int, offset: int, *, keep: bool) -> Buffer | None:
+        places = self._slots.find(volume_id, size, offset, keep=keep) if _whole(size, offset) else None
         return self._slots.read(places, wait=False) if places else None
 
     def read_blocking(self, volume_id: str, size: int, offset: int) -> Buffer:
@@ -60,7 +67,7 @@ class LocalCache(Wrapper):
         places = self._slots.find(volume_id, size, offset, keep=True) if _whole(size, offset) else None
         data: Buffer | None = self._slots.read(places, wait=True) if places else None
         if data is None:
-            around = self._aside.read_around(volume_id, size, offset, self._window(volume_id, offset))
+            around = self._aside.read_around(volume_id, size, offset, CHUNK)
             data = self._remember(volume_id, *around, size, offset, keep=True)
         return data
 
@@ -76,12 +83,13 @@ class LocalCache(Wrapper):
         if cached is not None:
             return cached
         window, done = self._window(volume_id, offset), trio.Event()
-        first = (offset - offset % window) // CHUNK
-        chunks = [(volume_id, number) for number in range(first, first + window // CHUNK)]
+        around = window if size < window else CHUNK
+        first, end = offset // around * around // CHUNK, -(-(offset + size) // around) * around // CHUNK
+        chunks = [(volume_id, number) for number in range(first, end)]
         mine = [chunk for chunk in chunks if self._fetching.setdefault(chunk, done) is done]
         try:
-            around = await self.inner.read_around(volume_id, size, offset, window)
-            return self._remember(volume_id, *around, size, offset, keep=False)
+            found = await self.inner.read_around(volume_id, size, offset, window)
+            return self._remember(volume_id, *found, size, offset, keep=False)
         finally:
             for chunk in mine:
                 del self._fetching[chunk]
@@ -97,7 +105,9 @@ class LocalCache(Wrapper):
 
     async def _cached(self, volume_id: str, size: int, offset: int) -> Buffer | None:
         places = self._slots.find(volume_id, size, offset)
-        return await trio.to_thread.run_sync(partial(self._slots.read, places, wait=True)) if places else None
+        data = await trio.to_thread.run_sync(partial(self._slots.read, places, wait=True)) if places else None
+        # Meanwhile the slots may have become others'.
+        return data if self._slots.find(volume_id, size, offset) == places else None
 
     def _remember(self, volume_id: str, start: int, data: Buffer, size: int, offset: int, *, keep: bool) -> Buffer:
         """Of the bytes from `start` on that the store has given, those that are wanted; and have all of them cached."""

@@ -7,12 +7,13 @@ puts SQLite's file into the volume. `layout` has the schema and says what is whe
 from fusevol.fs.filesystem import Caller, Changes, Filesystem
 from fusevol.fs.opening import fetch_metadata, load_filesystem, open_filesystem
 from fusevol.fs.readonly import ReadOnlyFilesystem, StatFs, open_snapshot
-from fusevol.fs.vfs import Absent
+from fusevol.fs.vfs import Absent, Fetches
 
 __all__ = [
     "Absent",
     "Caller",
     "Changes",
+    "Fetches",
     "Filesystem",
     "ReadOnlyFilesystem",
     "StatFs",

@@ -9,6 +9,7 @@ import errno
 from bisect import bisect_left, bisect_right
 
 from fusevol.api.io import Buffer
+from fusevol.errors import VolumeBusy
 from fusevol.fs.clock import now
 from fusevol.fs.content import FileReader
 from fusevol.fs.database import Database
@@ -29,6 +30,8 @@ _MASK = BLOCK - 1
 class FileData(FileReader):
     """Writes and cuts files, besides reading them. Metadata changes come first and without an await, data after.
 
+    What had to be waited for before that is for nothing where a restore took the tree away meanwhile: VolumeBusy.
+
     used: data blocks mapped by all files. limit: most of them, 0 for no quota.
     """
 
@@ -36,6 +39,8 @@ class FileData(FileReader):
         super().__init__(volume, database)
         self._volume: LogVolume = volume
         self._inodes = inodes
+        #: What a restore replaces.
+        self._live = volume.path.live
         self._next = database.counter("next_block", 0)
         self.limit = database.counter("size", 0) >> _SHIFT
         self.used = database.total("blocks", TOTAL_BLOCKS)
@@ -100,6 +105,11 @@ class FileData(FileReader):
 
     # -- writing ----------------------------------------------------------------------------------
 
+    def _check_still(self) -> None:
+        """Raise VolumeBusy if the volume is another tree's by now: the same blocks are of other files there."""
+        if self._volume.path.live is not self._live:
+            raise VolumeBusy(f'volume "{self._volume.volume_id}" was restored before a change of it was through')
+
     async def write(self, inode: Inode, data: Buffer, offset: int, *, timed: bool = False) -> int:
         """Write bytes, growing the file as needed; return how many. Raises OSError(ENOSPC, EFBIG).
 
@@ -113,6 +123,7 @@ class FileData(FileReader):
             return 0
         # Waiting first makes it likely that all that follows happens at once: no other write comes in between.
         await self._volume.throttle()
+        self._check_still()
         if self._write_inline(inode, data, offset, end, timed):
             return size
         await self._outgrow(inode)
@@ -184,6 +195,7 @@ class FileData(FileReader):
         if size < inode.size and size & _MASK:
             # So that it need not be waited for where nobody may be let in between.
             await self.read(inode, 1, size)
+            self._check_still()
         if size < inode.size:
             if inode.data is not None:
                 inode.data = inode.data[:size]

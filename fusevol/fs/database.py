@@ -7,7 +7,7 @@ from typing import TypeVar, TypeVarTuple
 import apsw
 from xxhash import xxh3_64_intdigest
 
-from fusevol.errors import BackendError, CorruptData, FusevolError, NotSupported
+from fusevol.errors import BackendError, CorruptData, FusevolError, NotSupported, VolumeBusy
 from fusevol.fs.layout import BLOCK, DATA_BLOCK, DATABASE, FS_VERSION, SCHEMA, SUPERBLOCK, SUPERBLOCK_MAGIC
 from fusevol.fs.vfs import VolumeVFS
 from fusevol.log import LogVolume, SnapshotView
@@ -24,7 +24,7 @@ _FIRST_BYTES = 16 * BLOCK
 async def read_superblock(volume: LogVolume | SnapshotView) -> bool:
     """Whether there is a filesystem in the volume; where its tables begin is at hand then, for it to be opened.
 
-    Raises CorruptData, NotSupported (a later version).
+    Raises CorruptData, NotSupported (a later version), BackendError.
     """
     data = bytes(await volume.read(BLOCK, 0))
     if not any(data):
@@ -34,7 +34,7 @@ async def read_superblock(volume: LogVolume | SnapshotView) -> bool:
         raise CorruptData("the volume holds something else than a fusevol filesystem")
     if version != FS_VERSION:
         raise NotSupported(f"the filesystem has version {version}; this program knows version {FS_VERSION}")
-    with suppress(FusevolError):  # who needs it is told
+    with suppress(CorruptData):  # who needs it is told
         await volume.read(_FIRST_BYTES, DATABASE)
     return True
 
@@ -55,7 +55,7 @@ class Database:
         self._vfs = VolumeVFS(volume)
         flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
         self._volume = volume
-        self._begun = False
+        self._begun = self._closed = False
         self._lost: FusevolError | None = None
         self._counters: dict[str, int] = {}
         try:
@@ -169,7 +169,9 @@ class Database:
             self._counters[key] = value
 
     def begin(self) -> None:
-        """Open a transaction, if none is open. Raises what an earlier one was lost by, from then on."""
+        """Open a transaction, if none is open. Raises what an earlier one was lost by; VolumeBusy once it is closed."""
+        if self._closed:
+            raise VolumeBusy("the volume was restored, or unmounted, before a change of it was through")
         if self._lost is not None:
             hint = "detach and attach the volume again; it returns to its last barrier"
             raise BackendError(f"changes of the metadata were lost: {self._lost}", hint=hint)
@@ -188,8 +190,9 @@ class Database:
 
     def close(self) -> None:
         """Close; what was not committed is dropped."""
-        if self.connection.in_transaction:
+        if not self._closed and self.connection.in_transaction:
             self.run("ROLLBACK")
+        self._begun, self._closed = False, True
         self.connection.close()
 
 

@@ -7,10 +7,10 @@ the errno that Linux gives; failures of the store are FusevolErrors.
 
 import errno
 import stat
-from collections.abc import Sequence
+from contextlib import suppress
 
 from fusevol.api.io import Buffer
-from fusevol.errors import BackendError
+from fusevol.errors import BackendError, FusevolError
 from fusevol.fs import acl
 from fusevol.fs.arguments import Caller, Changes
 from fusevol.fs.clock import now
@@ -49,17 +49,29 @@ class Filesystem(ReadOnlyFilesystem):
         # Whoever makes a barrier of the volume, it must have the metadata of all data before it.
         volume.prepare = self._commit
 
-    def survey(self, ino: int, names: Sequence[bytes], content: bool) -> None:
-        """Look at what a change of a file, of its content, or of names in a directory will look at."""
+    def survey(self, ino: int, *, content: bool = False, attributes: bool = False) -> None:
+        """Look at what a change of a file will look at: of its content, or of what extended attributes go with."""
         inode = self.located(ino) if content else self.get(ino)
-        self._xattrs(inode)
         if content and inode.data is not None:
             self._database.one("SELECT max(block) FROM extent WHERE ino = ?", (ino,))  # where it goes as it grows
-        for name in names:
-            there = self._names.surveyed(ino, name)
-            if there is not None:
-                self._xattrs(self.located(there))
-                self._names.empty(there)
+        if attributes:
+            self._xattrs(inode)
+
+    def survey_name(self, parent: int, name: bytes, *, moves: bool = False, goes: bool = False) -> None:
+        """Look at what a change of a name in a directory will look at.
+
+        moves: the name is taken from its file. goes: the file may go with it. Else it is to be a new one.
+        """
+        ino = self._names.find(parent, name)
+        if ino is None or moves or goes:
+            self._names.survey(parent, name)
+        if ino is None or not (moves or goes):
+            return
+        inode = self.get(ino)
+        if goes and inode.is_dir:
+            self._names.empty(ino)
+        elif goes and inode.nlink == 1:
+            self.located(ino)
 
     # -- names ------------------------------------------------------------------------------------
 
@@ -411,8 +423,10 @@ class Filesystem(ReadOnlyFilesystem):
 
     async def recover(self) -> None:
         """Finish what an earlier mount left: files deleted while open, discards that were still to come."""
-        for table in ("inode", "extent"):
-            self._database.one(f"SELECT max(ino) FROM {table}")  # where new files go is at hand from now on
+        if self.distant:
+            with suppress(FusevolError):  # who needs it is told
+                for table in ("inode", "extent"):
+                    await self.asked(self._database.one, f"SELECT max(ino) FROM {table}")  # where new files go
         for (ino,) in self._database.all("SELECT ino FROM inode WHERE nlink = 0"):
             self._remove(self.get(int(ino)))  # type: ignore[arg-type]
         await self._data.recover()

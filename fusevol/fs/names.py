@@ -46,14 +46,13 @@ class Names:
             raise fail(errno.ENOENT)
         return self._inodes.get(ino)
 
-    def surveyed(self, parent: int, name: bytes) -> int | None:
-        """As `find`, after a look at all that entering or removing the name will look at."""
+    def survey(self, parent: int, name: bytes) -> None:
+        """Look at where a name is, or would be, in the listing of its directory: it changes with every name."""
         self._database.one(
             "SELECT max(cookie) FROM entry INDEXED BY listing WHERE parent = ? AND cookie <="
             " ifnull((SELECT cookie FROM entry WHERE parent = ? AND name = ?), ?)",
             (parent, parent, name, self._cookie),
         )
-        return self.find(parent, name)
 
     def check_new(self, parent: Inode, name: bytes) -> None:
         """Raise OSError unless `name` can be made in `parent`: ENOENT (it is deleted), EEXIST, EINVAL."""

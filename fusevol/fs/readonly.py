@@ -7,13 +7,13 @@ from contextlib import suppress
 from typing import NamedTuple, TypeVar, TypeVarTuple
 
 from fusevol.api.io import Buffer
-from fusevol.errors import CorruptData, FusevolError, NotSupported
+from fusevol.errors import CorruptData, NotSupported
 from fusevol.fs.content import FileReader
 from fusevol.fs.database import Database, read_superblock
 from fusevol.fs.inodes import Inode, InodeTable, fail
 from fusevol.fs.layout import ROOT, TOTAL_BLOCKS, TOTAL_FILES
 from fusevol.fs.names import Entry, Names
-from fusevol.fs.vfs import Absent
+from fusevol.fs.vfs import Absent, Fetches
 from fusevol.fs.xattrs import check_name
 from fusevol.log import LogVolume, SnapshotView
 
@@ -48,14 +48,14 @@ class ReadOnlyFilesystem:
     async def asked(self, ask: Callable[[*Ts], T], *args: *Ts) -> T:
         """What `ask` returns, which only reads; what is absent is fetched off the loop.
 
-        For a tree that nobody takes away meanwhile. Raises as `ask` does, and as `Absent.fetch`.
+        For a tree that nobody takes away meanwhile. Raises as `ask` does, and as `Fetches.fetch`.
         """
-        while True:
-            try:
-                return self.hurried(ask, *args)
-            except Absent as error:
-                absent = error
-            await absent.fetch()
+        with Fetches() as fetches:
+            while True:
+                try:
+                    return self.hurried(ask, *args)
+                except Absent as absent:
+                    await fetches.fetch(absent)
 
     def find(self, parent: int, name: bytes) -> Inode | None:
         """The inode of a name, or None. Raises OSError(ENAMETOOLONG)."""
@@ -157,7 +157,7 @@ async def open_snapshot(view: SnapshotView) -> ReadOnlyFilesystem:
         raise CorruptData(f'snapshot "{view.record.name}" holds no filesystem')
     filesystem = ReadOnlyFilesystem(view, Database(view, read_only=True))
     try:
-        with suppress(FusevolError, OSError):  # who needs it is told
+        with suppress(CorruptData, OSError):  # who needs it is told
             await filesystem.asked(filesystem.get, ROOT)
     except BaseException:
         filesystem.close()

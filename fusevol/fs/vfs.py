@@ -8,6 +8,8 @@ fetched off the loop, and asked for again.
 """
 
 import secrets
+from collections import Counter
+from types import TracebackType
 
 import apsw
 
@@ -15,31 +17,51 @@ from fusevol.errors import BackendError, CorruptData, FusevolError
 from fusevol.fs.layout import BLOCK, DATABASE
 from fusevol.log import LogVolume, SnapshotView
 
-__all__ = ["Absent", "VolumeVFS"]
+__all__ = ["Absent", "Fetches", "VolumeVFS"]
 
 _PAGE_COUNT_AT = 28
 
 
 class Absent(FusevolError):
-    """A part of the metadata is not at hand, and was asked for in a hurry: `fetch` it, then ask again."""
+    """A part of the metadata is not at hand, and was asked for in a hurry: have it fetched, then ask again."""
 
     def __init__(self, vfs: "VolumeVFS", size: int, offset: int) -> None:
         super().__init__(f"{size} bytes at {offset} of the metadata are not at hand")
-        self._vfs = vfs
-        self._size = size
-        self._offset = offset
+        self.vfs = vfs
+        self.size = size
+        self.offset = offset
 
-    async def fetch(self) -> None:
+
+class Fetches:
+    """What one request has fetched. As long as it lasts, what is gone once more is waited for: it comes to an end."""
+
+    def __init__(self) -> None:
+        self._done: list[tuple[VolumeVFS, int]] = []
+
+    async def fetch(self, absent: Absent) -> None:
         """Have it at hand; other requests go on meanwhile. Raises CorruptData, BackendError."""
-        await self._vfs.volume.read(self._size, DATABASE + self._offset)
-        self._vfs.fetched.add(self._offset)
+        vfs, offset = absent.vfs, absent.offset
+        await vfs.volume.read(absent.size, DATABASE + offset)
+        vfs.fetched[offset] += 1
+        self._done.append((vfs, offset))
+
+    def __enter__(self) -> "Fetches":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for vfs, offset in self._done:
+            vfs.fetched[offset] -= 1
+            if not vfs.fetched[offset]:
+                del vfs.fetched[offset]
 
 
 class VolumeVFS(apsw.VFS):
     """One database file in one volume (or in a snapshot, for reading).
 
     error: what the last failed call of the volume raised; SQLite itself only reports an I/O error. hurried: what is not
-    at hand is not waited for. fetched: offsets of what was; if it is gone once more, it is waited for all the same.
+    at hand is not waited for, but for what is `fetched`: offsets, and for how many requests that are being served.
     """
 
     def __init__(self, volume: LogVolume | SnapshotView) -> None:
@@ -47,7 +69,7 @@ class VolumeVFS(apsw.VFS):
         self.volume = volume
         self.error: FusevolError | None = None
         self.hurried = False
-        self.fetched: set[int] = set()
+        self.fetched: Counter[int] = Counter()
         super().__init__(self.name, base="", maxpathname=64)
 
     def xOpen(self, name: object, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
@@ -81,13 +103,11 @@ class _File:
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
         vfs, volume = self._vfs, self._vfs.volume
         try:
-            data = volume.read_nowait(amount, DATABASE + offset) if vfs.hurried else None
-            if data is None:
-                if vfs.hurried and offset not in vfs.fetched:
-                    raise Absent(vfs, amount, offset)
-                with volume.blocking():
-                    data = volume.read_nowait(amount, DATABASE + offset)
-            vfs.fetched.discard(offset)
+            hurried = vfs.hurried and offset not in vfs.fetched
+            with volume.keeping() if hurried else volume.blocking():
+                data = volume.read_nowait(amount, DATABASE + offset)
+            if data is None and hurried:
+                raise Absent(vfs, amount, offset)
             if data is None:
                 raise CorruptData(f"{amount} bytes at {offset} of the metadata are damaged", hint="check the volume")
         except FusevolError as error:

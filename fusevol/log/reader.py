@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from xxhash import xxh3_64_intdigest
 
@@ -40,10 +40,17 @@ class BlockReader:
         #: Addresses below this belong to ancestors: they are read, but never freed.
         self.own_from = (self._epochs[-1] + 1 if self._epochs else 0) << INDEX_BITS
 
-    @contextmanager
-    def blocking(self) -> Iterator[None]:
+    def blocking(self) -> AbstractContextManager[None]:
         """Inside, what is called nowait reads from the store all the same, and blocks. No await inside."""
-        self._now = self.backend.read_blocking
+        return self._reading(self.backend.read_blocking)
+
+    def keeping(self) -> AbstractContextManager[None]:
+        """Inside, what is read nowait stays in the cache, where there is one. No await inside."""
+        return self._reading(self.backend.read_kept)
+
+    @contextmanager
+    def _reading(self, now: Callable[[str, int, int], Buffer | None]) -> Iterator[None]:
+        self._now = now
         try:
             yield
         finally:

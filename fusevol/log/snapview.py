@@ -34,6 +34,10 @@ class SnapshotView:
         """Inside, `read_nowait` blocks the thread rather than give up; see `LogVolume.blocking`."""
         return self._reader.blocking()
 
+    def keeping(self) -> AbstractContextManager[None]:
+        """Inside, what `read_nowait` reads stays in caches; see `LogVolume.keeping`."""
+        return self._reader.keeping()
+
     def mapped(self, first: int, end: int, unreadable: Unreadable) -> AsyncIterator[tuple[int, int]]:
         """Runs of mapped blocks; see `mapped_runs`."""
         return mapped_runs(lambda: self.path.live, self.path.readers, first, end, unreadable)

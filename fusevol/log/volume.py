@@ -85,6 +85,10 @@ class LogVolume:
         """
         return self._reader.blocking()
 
+    def keeping(self) -> AbstractContextManager[None]:
+        """Inside, what `read_nowait` reads stays in a cache below, in preference to other things. No await inside."""
+        return self._reader.keeping()
+
     def check(self) -> None:
         """Raise what the next write would be refused with, if so."""
         self._writable().check()

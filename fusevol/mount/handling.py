@@ -11,7 +11,7 @@ import pyfuse3
 from pyfuse3 import FUSEError
 
 from fusevol.errors import FusevolError, errno_of
-from fusevol.fs import Absent
+from fusevol.fs import Absent, Fetches
 from fusevol.mount.control import Control
 from fusevol.mount.nodes import Nodes
 from fusevol.mount.quiesce import Quiesce
@@ -67,21 +67,27 @@ def change(function: F) -> F:
 async def _again(error: Exception, generation: int, function: F, self: Handling, node: int, *args: Any) -> Any:
     """Call a handler anew that failed with `error`, if there is reason to; else raise it."""
     nodes = self.nodes
-    while True:
-        absent = error if isinstance(error, Absent) else None
-        try:
-            if absent is not None:
-                await absent.fetch()
-            await nodes.settled()
-            if absent is None and nodes.generation == generation:
-                raise error
-            # What was missing is there; or it failed since a restore took the tree away, and the new one has to say.
-            generation = nodes.generation
-            return await function(self, node, *args)
-        except (FusevolError, ValueError) as another:
-            if another is error:
-                raise
-            error = another
+    try:
+        with Fetches() as fetches:
+            while True:
+                try:
+                    if isinstance(error, Absent):
+                        await fetches.fetch(error)
+                        await nodes.settled()
+                    else:
+                        await nodes.settled()
+                        nodes.find(node)  # if it went meanwhile, this says so
+                        if nodes.generation == generation:
+                            raise error
+                    # What was missing is there; or a restore took the tree away, and the new one has to say.
+                    generation = nodes.generation
+                    return await function(self, node, *args)
+                except (FusevolError, ValueError) as another:
+                    if another is error:
+                        raise
+                    error = another
+    finally:
+        del error  # whose traceback has this frame
 
 
 def _counted(function: F, *, changes: bool) -> F:

@@ -61,14 +61,23 @@ class VolumeOperations(Handling):
             if any(bounds):
                 setattr(self, name, waiting)
 
-    def _live(self, node: int, *names: bytes, content: bool = False) -> tuple[Filesystem, int]:
-        """The live filesystem and the inode number, for a change of it, of its content, or of names in it.
+    def _live(self, node: int, *, content: bool = False, attributes: bool = False) -> tuple[Filesystem, int]:
+        """The live filesystem and the inode number, for a change; of what, see `Filesystem.survey`.
 
         Raises OSError(EROFS, ESTALE), and Absent, as long as something is not at hand that the change needs.
         """
         filesystem, ino = self.nodes.live(node)
         if filesystem.distant:
-            filesystem.hurried(filesystem.survey, ino, names, content)
+            filesystem.hurried(lambda: filesystem.survey(ino, content=content, attributes=attributes))
+        return filesystem, ino
+
+    def _directory(
+        self, node: int, name: bytes, *, moves: bool = False, goes: bool = False, attributes: bool = False
+    ) -> tuple[Filesystem, int]:
+        """As `_live`, for a change of a name in a directory; of which kind, see `Filesystem.survey_name`."""
+        filesystem, ino = self._live(node, attributes=attributes)
+        if filesystem.distant:
+            filesystem.hurried(lambda: filesystem.survey_name(ino, name, moves=moves, goes=goes))
         return filesystem, ino
 
     def _attributes(self, inode: Inode, where: Node) -> EntryAttributes:
@@ -105,13 +114,13 @@ class VolumeOperations(Handling):
 
     @change
     async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
-        filesystem, ino = self._live(parent, name)
+        filesystem, ino = self._directory(parent, name, attributes=True)
         return self._reply(parent, filesystem.create(ino, name, mode, _caller(ctx), rdev=rdev))
 
     @change
     async def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         self._check_name(parent, name)
-        filesystem, ino = self._live(parent, name)
+        filesystem, ino = self._directory(parent, name, attributes=True)
         return self._reply(parent, filesystem.create(ino, name, stat.S_IFDIR | (mode & 0o7777), _caller(ctx)))
 
     @change
@@ -119,7 +128,7 @@ class VolumeOperations(Handling):
         self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         self._check_name(parent, name)
-        filesystem, ino = self._live(parent, name)
+        filesystem, ino = self._directory(parent, name, attributes=True)
         inode = filesystem.create(ino, name, stat.S_IFREG | (mode & 0o7777), _caller(ctx))
         filesystem.opened(inode.ino)
         entry = self._reply(parent, inode)
@@ -128,23 +137,23 @@ class VolumeOperations(Handling):
     @change
     async def symlink(self, parent: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
         self._check_name(parent, name)
-        filesystem, ino = self._live(parent, name)
+        filesystem, ino = self._directory(parent, name)
         return self._reply(parent, filesystem.symlink(ino, name, target, _caller(ctx)))
 
     @change
     async def link(self, node: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         self._check_name(parent, name)
         filesystem, ino = self._live(node)
-        return self._reply(node, filesystem.link(ino, self._live(parent, name)[1], name))
+        return self._reply(node, filesystem.link(ino, self._directory(parent, name)[1], name))
 
     @change
     async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
-        filesystem, ino = self._live(parent, name)
+        filesystem, ino = self._directory(parent, name, goes=True)
         filesystem.unlink(ino, name)
 
     @change
     async def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
-        filesystem, ino = self._live(parent, name)
+        filesystem, ino = self._directory(parent, name, goes=True)
         filesystem.rmdir(ino, name)
 
     @change
@@ -152,8 +161,9 @@ class VolumeOperations(Handling):
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: RequestContext
     ) -> None:
         self._check_name(new_parent, new_name)
-        filesystem, ino = self._live(parent, name)
-        filesystem.rename(ino, name, self._live(new_parent, new_name)[1], new_name, flags, _caller(ctx))
+        filesystem, ino = self._directory(parent, name, moves=True)
+        new_ino = self._directory(new_parent, new_name, goes=True)[1]
+        filesystem.rename(ino, name, new_ino, new_name, flags, _caller(ctx))
 
     def _check_name(self, parent: int, name: bytes) -> None:
         """The control directory's name in the root is taken. Raises OSError(EEXIST)."""
@@ -227,7 +237,8 @@ class VolumeOperations(Handling):
         if self.control.owns(node):
             # A shell's `>` truncates before it writes.
             return self.control.attributes(node)
-        filesystem, ino = self._live(node, content=fields.update_size)
+        owner = fields.update_mode or fields.update_uid or fields.update_gid
+        filesystem, ino = self._live(node, content=fields.update_size, attributes=fields.update_size or owner)
         changes = Changes(
             mode=attr.st_mode if fields.update_mode else None,
             uid=attr.st_uid if fields.update_uid else None,
@@ -262,7 +273,7 @@ class VolumeOperations(Handling):
             return
         # Not the whole of it: commands given as attributes go on while changes wait, or wait for changes.
         async with self.changing():
-            filesystem, ino = self._live(node)
+            filesystem, ino = self._live(node, attributes=True)
             member = name != acl.ACCESS or in_group(filesystem.get(ino).gid, ctx)
             filesystem.setxattr(ino, name, value, member=member)
 
@@ -276,7 +287,7 @@ class VolumeOperations(Handling):
 
     @change
     async def removexattr(self, node: int, name: bytes, ctx: RequestContext) -> None:
-        filesystem, ino = self._live(node)
+        filesystem, ino = self._live(node, attributes=True)
         filesystem.removexattr(ino, name)
 
     @handler
@@ -299,7 +310,7 @@ class VolumeOperations(Handling):
         if where.snapshot and flags & os.O_ACCMODE != os.O_RDONLY:
             raise OSError(errno.EROFS, "a snapshot")
         if flags & os.O_TRUNC and isinstance(filesystem, Filesystem):
-            self._live(node, content=True)
+            self._live(node, content=True, attributes=True)
             filesystem.opened(where.ino)
             # The kernel leaves it to us (FUSE_ATOMIC_O_TRUNC), and takes for granted that the size is 0 then.
             try:
@@ -331,7 +342,7 @@ class VolumeOperations(Handling):
         if self.control.owns(handle):
             await self.control.write(handle, bytes(data))
             return len(data)
-        filesystem, ino = self._live(handle, content=True)
+        filesystem, ino = self._live(handle, content=True, attributes=True)
         written = await filesystem.write(ino, data, offset, timed=True)
         self.requests.counters.writes += 1
         self.requests.counters.write_bytes += written

@@ -66,9 +66,10 @@ async def put(backend: Backend, data: Buffer, offset: int) -> None:
 
 
 async def get(backend: Backend, size: int, offset: int) -> bytes:
-    """Read, and check that `read_nowait` says the same or nothing, and `read_around` the same and perhaps more."""
+    """Read, and check that what does not wait says the same or nothing, and `read_around` the same and perhaps more."""
     data = bytes(await backend.read("v", size, offset))
     assert backend.read_nowait("v", size, offset) in (None, data)
+    assert backend.read_kept("v", size, offset) in (None, data)
     start, around = await backend.read_around("v", size, offset, AROUND)
     assert offset - offset % AROUND <= start <= offset
     assert start + len(around) <= -(-(offset + size) // AROUND) * AROUND

@@ -15,15 +15,16 @@ from fusevol.api.io import Buffer
 from fusevol.backends.cache import LocalCache
 from fusevol.backends.object import ObjectBackend
 from fusevol.backends.wrappers.faults import FaultyBackend, fail
-from fusevol.errors import BackendError
-from fusevol.fs import Absent, Caller, Changes, Filesystem, load_filesystem, open_filesystem
+from fusevol.errors import BackendError, CorruptData
+from fusevol.fs import Absent, Caller, Changes, Fetches, Filesystem, load_filesystem, open_filesystem
 from fusevol.fs.check import check_filesystem
-from fusevol.fs.layout import BLOCK, ROOT
+from fusevol.fs.layout import BLOCK, DATABASE, ROOT
 from fusevol.log import create_volume, open_volume
 
 ME = Caller(0, 0)
 FILES = 1000
 PIECES = 1000
+LARGE = random.Random(3).randbytes(40_000)
 
 
 class Cache(LocalCache):
@@ -74,6 +75,7 @@ async def _fill(store: Path) -> None:
         scattered = fs.create(ROOT, b"scattered", stat.S_IFREG | 0o644, ME).ino
         for piece in range(PIECES):
             await fs.write(scattered, b"%08d" % piece, 2 * piece * BLOCK)
+        fs.setxattr(scattered, b"user.large", LARGE)
     await cache.aclose()
 
 
@@ -111,6 +113,7 @@ async def test_what_is_absent_is_said_and_fetched_and_nothing_is_waited_for(stor
             await fs.asked(fs.located, ino)
             assert bytes(await fs.read(ino, 1000, 0)) == content(number)
         assert cache.waited == []
+        assert not fs._database._vfs.fetched
 
 
 async def test_whoever_is_not_in_a_hurry_has_it_at_once(store: Path) -> None:
@@ -141,14 +144,12 @@ async def test_a_file_in_very_many_pieces_is_looked_through_once(store: Path) ->
     async with opened(store) as (fs, cache):
         ino = await found(fs, b"scattered")
         known = [0]
-        while True:
-            try:
-                fs.hurried(fs.located, ino)
-                break
-            except Absent as error:
-                known.append(len(fs.get(ino).loading or []))
-                absent = error
-            await absent.fetch()
+
+        def located() -> None:
+            known.append(len(fs.get(ino).loading or []))
+            fs.located(ino)
+
+        await fs.asked(located)
         assert len(known) > 4
         assert known == sorted(known)
         assert max(after - before for before, after in pairwise(known)) < PIECES / 2, "it began anew"
@@ -166,7 +167,7 @@ async def test_what_is_changed_while_somebody_looks_through_it_is_changed_for_th
         for _ in range(3):
             with pytest.raises(Absent) as caught:
                 fs.hurried(fs.located, ino)
-            await caught.value.fetch()
+            await Fetches().fetch(caught.value)
         assert fs.get(ino).loading
         if change == "write":
             await fs.write(ino, b"changed!", 100 * BLOCK)
@@ -193,16 +194,53 @@ async def test_what_an_error_of_the_store_keeps_away_is_an_error_and_can_be_aske
         assert await found(fs, b"d/" + name(1))
 
 
-async def test_what_is_gone_from_the_cache_as_soon_as_it_was_fetched_is_waited_for(store: Path) -> None:
+async def test_what_is_gone_as_soon_as_it_was_fetched_is_fetched_once_and_then_waited_for(store: Path) -> None:
     class Forgetful(Cache):
+        def __init__(self, store: Path) -> None:
+            super().__init__(store)
+            self.fetched: list[tuple[int, int]] = []
+
         def read_nowait(self, volume_id: str, size: int, offset: int) -> None:
             return None
 
+        read_kept = read_nowait
+
+        async def read(self, volume_id: str, size: int, offset: int) -> Buffer:
+            self.fetched.append((size, offset))
+            return await super().read(volume_id, size, offset)
+
     cache = Forgetful(store)
     async with open_volume(cache, "v") as volume, open_filesystem(volume) as fs:
+        fs._database.run("PRAGMA cache_size=0")  # nor does SQLite keep any
+        ino = await found(fs, b"scattered")
         cache.waited.clear()
-        assert await found(fs, b"d/" + name(1))
+        cache.fetched.clear()
+        assert await fs.asked(fs.getxattr, ino, b"user.large") == LARGE
         assert len(cache.waited) > 0
+        assert 10 <= len(cache.fetched) == len(set(cache.fetched))
+        assert not fs._database._vfs.fetched
+    await cache.aclose()
+
+
+async def test_what_is_damaged_fails_for_those_who_need_it_only(store: Path) -> None:
+    async with opened(store) as (fs, _):
+        # Of all pages but those where the tables begin.
+        addresses = [address for address in (await fs.volume.path.live.leaf(0)).w[DATABASE // BLOCK + 16 :] if address]
+    for path in (store / "v/data").iterdir():
+        first, blocks = (int(part, 16) // BLOCK for part in path.name.split("-"))
+        with path.open("r+b") as file:
+            for at in addresses:
+                if first <= at < first + blocks:
+                    file.seek((at - first) * BLOCK + 100)
+                    file.write(b"damaged")
+    cache = Cache(store)
+    async with open_volume(cache, "v") as volume:
+        fs = await load_filesystem(volume)
+        assert fs.statfs().files > FILES
+        with pytest.raises(CorruptData):
+            await found(fs, b"d/" + name(FILES // 2))
+        fs.close()
+        volume.abandon()
     await cache.aclose()
 
 
@@ -212,35 +250,32 @@ async def test_changes_wait_for_nothing_after_a_survey(store: Path) -> None:
         directory = await found(fs, b"d")
         numbers = iter(rng.sample(range(FILES), 60))
 
-        async def surveyed(ino: int, *names: bytes, content: bool = False) -> None:
-            await fs.asked(fs.survey, ino, names, content)
+        async def surveyed(parent: int, name: bytes, **kind: bool) -> None:
+            await fs.asked(fs.survey, parent)
+            await fs.asked(lambda: fs.survey_name(parent, name, **kind))
+
+        async def file(number: int, **what: bool) -> int:
+            ino = await found(fs, b"d/" + name(number))
+            await fs.asked(lambda: fs.survey(ino, **what))
+            return ino
 
         for turn in range(4):
             one, other, third, fourth, *rest = (next(numbers) for _ in range(9))
-            await surveyed(directory, name(one))
+            await surveyed(directory, name(one), goes=True)
             fs.unlink(directory, name(one))
-            await surveyed(directory, name(other))
-            await surveyed(directory, name(third))
+            await surveyed(directory, name(other), moves=True)
+            await surveyed(directory, name(third), goes=True)
             fs.rename(directory, name(other), directory, name(third))
+            await fs.asked(lambda: fs.survey(directory, attributes=True))
             await surveyed(directory, b"new%d" % turn)
             fs.create(directory, b"new%d" % turn, stat.S_IFREG | 0o644, ME)
-            ino = await found(fs, b"d/" + name(fourth))
-            await surveyed(ino)
+            ino = await file(fourth)
             await surveyed(directory, b"link%d" % turn)
             fs.link(ino, directory, b"link%d" % turn)
-            for number, change in zip(rest, ("setxattr", "size", "mode", "write", "removexattr"), strict=True):
-                ino = await found(fs, b"d/" + name(number))
-                await surveyed(ino, content=change in ("size", "write"))
-                match change:
-                    case "setxattr":
-                        fs.setxattr(ino, b"user.more", b"more")
-                    case "removexattr":
-                        fs.removexattr(ino, b"user.number")
-                    case "size":
-                        await fs.setattr(ino, Changes(size=100))
-                    case "mode":
-                        await fs.setattr(ino, Changes(mode=0o600))
-                    case "write":
-                        await fs.write(ino, b"written", 10 * BLOCK + 10)
+            fs.setxattr(await file(rest[0], attributes=True), b"user.more", b"more")
+            fs.removexattr(await file(rest[1], attributes=True), b"user.number")
+            await fs.setattr(await file(rest[2], content=True, attributes=True), Changes(size=100))
+            await fs.setattr(await file(rest[3], attributes=True), Changes(mode=0o600))
+            await fs.write(await file(rest[4], content=True, attributes=True), b"written", 10 * BLOCK + 10)
             await fs.sync()
         assert cache.waited == []

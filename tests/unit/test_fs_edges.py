@@ -371,3 +371,65 @@ async def test_the_extents_in_the_database_are_those_of_the_file_whatever_became
         await fs.sync()
         rows = fs._database.all("SELECT block, address, count FROM extent WHERE ino = ? ORDER BY block", (file,))
         assert rows == fs._data.extents(fs.get(file))
+
+
+@pytest.mark.parametrize("change", ["write", "write at the end", "truncate"])
+async def test_a_change_that_waited_while_the_volume_was_restored_does_not_reach_the_restored_tree(change: str) -> None:
+    async with open_volume(await new_volume(), "v") as volume:
+        old = await load_filesystem(volume)
+        ino = make(old, b"file")
+        await old.write(ino, b"before" * 2000, 0)
+        await old.snapshot("before")
+        await old.write(ino, b"after!" * 2000, 0)
+        go_on = trio.Event()
+        read, throttle = volume.read, volume.throttle
+
+        async def waiting_read(size: int, offset: int) -> Buffer:
+            await go_on.wait()
+            return await read(size, offset)
+
+        async def waiting_throttle() -> None:
+            await go_on.wait()
+            await throttle()
+
+        async def make_change() -> None:
+            if change == "truncate":
+                await old.setattr(ino, Changes(size=5000))
+            else:
+                await old.write(ino, b"late" * 100, 100 if change == "write" else 12_000)
+
+        async def changed() -> None:
+            with pytest.raises(VolumeBusy, match="restored"):
+                await make_change()
+
+        async with trio.open_nursery() as nursery:
+            volume.read, volume.throttle = waiting_read, waiting_throttle
+            nursery.start_soon(changed)
+            await trio.testing.wait_all_tasks_blocked()
+            volume.read, volume.throttle = read, throttle
+            await old.restore("before")
+            restored = await load_filesystem(volume)
+            go_on.set()
+        assert bytes(await restored.read(ino, 20_000, 0)) == b"before" * 2000
+        await restored.sync()
+        restored.close()
+        assert (await check_filesystem(volume, deep=True)).findings == []
+
+
+async def test_a_sync_that_waited_for_a_restore_says_that_it_came_too_late() -> None:
+    async with open_volume(await new_volume(), "v") as volume:
+        old = await load_filesystem(volume)
+        make(old, b"file")
+        await old.snapshot("before")
+
+        async def sync() -> None:
+            with pytest.raises(VolumeBusy, match="restored"):
+                await old.sync()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(old.restore, "before")
+            await trio.lowlevel.checkpoint()
+            nursery.start_soon(sync)
+        restored = await load_filesystem(volume)
+        assert restored.find(ROOT, b"file")
+        restored.close()
