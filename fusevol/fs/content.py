@@ -5,6 +5,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 
 from fusevol.api.io import Buffer
+from fusevol.errors import VolumeBusy
 from fusevol.fs.database import Database
 from fusevol.fs.inodes import Extent, Inode, fail
 from fusevol.fs.layout import BLOCK
@@ -63,7 +64,7 @@ class FileReader:
             yield block, 0, end - block
 
     async def read(self, inode: Inode, size: int, offset: int) -> Buffer:
-        """Bytes of the file; fewer only at its end."""
+        """Bytes of the file; fewer only at its end. Raises VolumeBusy if a restore takes the tree away meanwhile."""
         size = min(size, inode.size - offset)
         if size <= 0:
             return b""
@@ -72,7 +73,11 @@ class FileReader:
         first = offset >> _SHIFT
         count = ((offset + size + _MASK) >> _SHIFT) - first
         parts: list[Buffer] = []
+        live = self._volume.path.live
         for _, address, length in list(self.pieces(inode, first, count)):
+            if self._volume.path.live is not live:
+                # These blocks may be other files' by now.
+                raise VolumeBusy("the volume was restored before a read was through")
             if address:
                 parts.append(await self._volume.read(length << _SHIFT, address << _SHIFT))
             else:

@@ -71,7 +71,7 @@ class Filesystem(ReadOnlyFilesystem):
         if goes and inode.is_dir:
             self._names.empty(ino)
         elif goes and inode.nlink == 1:
-            self.located(ino)
+            self._xattrs(self.located(ino))
 
     # -- names ------------------------------------------------------------------------------------
 

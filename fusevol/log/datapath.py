@@ -69,8 +69,9 @@ class DataPath:
         count = ((offset + size + _MASK) >> BLOCK_SHIFT) - first
         with self.readers.ticket():
             runs: list[Run] = []
+            live = self.live
             for start, piece in split(first, count):
-                runs += runs_in(await self.live.leaf(start >> FANOUT_BITS), start, piece)
+                runs += runs_in(await live.leaf(start >> FANOUT_BITS), start, piece)
             return _cut(await fetch(runs, self._reader, self._pending), offset & _MASK, size)
 
     # -- writing ----------------------------------------------------------------------------------
@@ -213,7 +214,7 @@ class DataPath:
         return size
 
     async def _merge(self, part: memoryview, offset: int) -> None:
-        """Change a part of one block. No other write to the block is lost: between read and write nobody runs."""
+        """Change a part of one block. No other write to it is lost: none comes between the last look and the write."""
         start = offset & ~_MASK
         live = self.live
         while True:
@@ -224,6 +225,7 @@ class DataPath:
                 old = await self.read(BLOCK, start)
                 if await self._word(start >> BLOCK_SHIFT) != seen or self.gate is not None:
                     continue
+                self._check_still(live)
             block = bytearray(old)
             block[offset - start : offset - start + len(part)] = part
             if self.write_nowait(block, start):

@@ -15,6 +15,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields
 
 from fusevol.api.io import Buffer
+from fusevol.errors import FusevolError, errno_of
 from fusevol.fs import Absent, Caller, Changes, Filesystem, ReadOnlyFilesystem, acl
 from fusevol.fs.clock import now
 from fusevol.fs.inodes import Inode
@@ -238,7 +239,8 @@ class VolumeOperations(Handling):
             # A shell's `>` truncates before it writes.
             return self.control.attributes(node)
         owner = fields.update_mode or fields.update_uid or fields.update_gid
-        filesystem, ino = self._live(node, content=fields.update_size, attributes=fields.update_size or owner)
+        times = (fields.update_atime or fields.update_mtime) and not (fields.update_size or owner)
+        filesystem, ino = self._live(node, content=fields.update_size, attributes=not times)
         changes = Changes(
             mode=attr.st_mode if fields.update_mode else None,
             uid=attr.st_uid if fields.update_uid else None,
@@ -269,8 +271,14 @@ class VolumeOperations(Handling):
 
     @handler
     async def setxattr(self, node: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        if self.nodes.is_root(node) and await self.control.setxattr(name, value, ctx.uid):
-            return
+        if self.nodes.is_root(node):
+            try:
+                if await self.control.setxattr(name, value, ctx.uid):
+                    return
+            except FusevolError as error:
+                # Not to be called anew, whatever it has restored: a command is carried out once.
+                self.report(f"setxattr of {node}: {error}")
+                raise OSError(errno_of(error), str(error)) from error
         # Not the whole of it: commands given as attributes go on while changes wait, or wait for changes.
         async with self.changing():
             filesystem, ino = self._live(node, attributes=True)

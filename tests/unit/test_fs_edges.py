@@ -433,3 +433,58 @@ async def test_a_sync_that_waited_for_a_restore_says_that_it_came_too_late() -> 
         restored = await load_filesystem(volume)
         assert restored.find(ROOT, b"file")
         restored.close()
+
+
+class Holding(MemoryBackend):
+    """Holds the next read back, once it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hold = False
+        self.go_on = trio.Event()
+
+    def read_nowait(self, volume_id: str, size: int, offset: int) -> bytes:
+        return None if self.hold else super().read_nowait(volume_id, size, offset)  # type: ignore[return-value]
+
+    async def read(self, volume_id: str, size: int, offset: int) -> bytes:
+        if self.hold:
+            self.hold = False
+            await self.go_on.wait()
+        return await super().read(volume_id, size, offset)
+
+
+@pytest.mark.parametrize("what", ["write", "read"])
+async def test_what_waits_for_a_block_while_the_volume_is_restored_has_nothing_to_do_with_the_restored_tree(
+    what: str,
+) -> None:
+    backend = Holding()
+    await create_volume(backend, "v")
+    async with open_volume(backend, "v") as volume, open_filesystem(volume) as fs:
+        ino = make(fs, b"file")
+        for block in range(0, 20, 2):
+            await fs.write(ino, b"before" * 600, block * BLOCK)
+        await fs.snapshot("before")
+    async with open_volume(backend, "v") as volume:
+        old = await load_filesystem(volume)
+        assert old.get(ino).extents is None
+        assert old.listxattr(ino) == []
+        assert len(old.located(ino).extents or []) == 10
+
+        async def use() -> None:
+            await (old.write(ino, b"LATE", 100) if what == "write" else old.read(ino, 20 * BLOCK, 0))
+
+        async def late() -> None:
+            with pytest.raises(VolumeBusy, match="restored"):
+                await use()
+
+        async with trio.open_nursery() as nursery:
+            backend.hold = True
+            nursery.start_soon(late)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not backend.hold
+            await old.restore("before")
+            restored = await load_filesystem(volume)
+            backend.go_on.set()
+        assert bytes(await restored.read(ino, 3600, 0)) == b"before" * 600
+        await restored.sync()
+        restored.close()
