@@ -7,9 +7,10 @@ aside a run of addresses as long as itself, so that its extents stay few (addres
 
 import errno
 from bisect import bisect_left, bisect_right
+from contextlib import suppress
 
 from fusevol.api.io import Buffer
-from fusevol.errors import VolumeBusy
+from fusevol.errors import CorruptData, VolumeBusy
 from fusevol.fs.clock import now
 from fusevol.fs.content import FileReader
 from fusevol.fs.database import Database
@@ -22,6 +23,8 @@ __all__ = ["FileData"]
 
 _RESERVE_FROM = 256
 _RESERVE_MOST = 16384
+#: Bytes that are written without others being let in: what the kernel sends at most.
+_AT_ONCE = 1 << 20
 _TIMED_WITHIN = 60 * 10**9
 _SHIFT = 12
 _MASK = BLOCK - 1
@@ -52,6 +55,12 @@ class FileData(FileReader):
 
     def _allocate(self, inode: Inode, block: int, count: int) -> int:
         """Map a hole to fresh addresses, and return the first. Raises OSError(ENOSPC) over the quota."""
+        address = self._take(inode, count)
+        self._map(inode, block, address, count)
+        return address
+
+    def _take(self, inode: Inode, count: int) -> int:
+        """Fresh addresses, to be mapped or given up. Raises OSError(ENOSPC) over the quota."""
         if self.limit and self.used + count > self.limit:
             raise fail(errno.ENOSPC)
         address, room = inode.reserved
@@ -62,6 +71,9 @@ class FileData(FileReader):
                 raise fail(errno.ENOSPC)
             address, self._next = self._next, self._next + room
         inode.reserved = (address + count, room - count)
+        return address
+
+    def _map(self, inode: Inode, block: int, address: int, count: int) -> None:
         extents = self.extents(inode)
         at = bisect_right(extents, block, key=lambda extent: extent[0])
         if at and extents[at - 1][0] + extents[at - 1][2] == block and sum(extents[at - 1][1:]) == address:
@@ -73,13 +85,13 @@ class FileData(FileReader):
         self.used += count
         inode.blocks += count
         self._remapped(inode).add(block)
-        return address
 
     def _unmap(self, inode: Inode, first: int, end: int | None) -> None:
         """Let go of the file's blocks from `first` to before `end` (None: to its end)."""
         kept: list[Extent] = []
+        extents = self.extents(inode)
         touched = self._remapped(inode)
-        for block, address, count in self.extents(inode):
+        for block, address, count in extents:
             last = block + count
             low, high = max(block, first), last if end is None else min(last, end)
             if low >= high:
@@ -137,16 +149,23 @@ class FileData(FileReader):
                 fresh.update((block, block + count - 1))
             pieces.append((block, address, count))
         self._grown(inode, end, timed)
+        # Whether nobody else was let in yet, who may have written to what is new as well.
+        alone = size <= _AT_ONCE
         for block, address, count in pieces:
             low = max(offset, block << _SHIFT)
             high = min(end, (block + count) << _SHIFT)
             part: Buffer = view[low - offset : high - offset]
             at = (address << _SHIFT) + low - (block << _SHIFT)
-            # A block that is new holds nothing, so its rest is zeros and need not be read.
-            if low & _MASK and block in fresh:
-                part, at = bytes(low & _MASK) + bytes(part), at - (low & _MASK)
-            if high & _MASK and (high >> _SHIFT) in fresh:
-                part = bytes(part) + bytes(-high & _MASK)
+            if alone:
+                # A block that is new holds nothing, so its rest is zeros and need not be read.
+                whole, start = part, at
+                if low & _MASK and block in fresh:
+                    whole, start = bytes(low & _MASK) + bytes(part), at - (low & _MASK)
+                if high & _MASK and (high >> _SHIFT) in fresh:
+                    whole = bytes(whole) + bytes(-high & _MASK)
+                if self._volume.write_nowait(whole, start):
+                    continue
+                alone = False
             await self._volume.write(part, at)
         return size
 
@@ -161,21 +180,22 @@ class FileData(FileReader):
         return True
 
     async def _outgrow(self, inode: Inode) -> None:
-        """Move inline content to a block of its own."""
-        data, inode.data = inode.data, None
-        self._inodes.changed(inode)
-        if data and any(data):
-            try:
-                self._allocate(inode, 0, 1)
-            except OSError:
-                inode.data = data
-                raise
-            _, address, _ = self.extents(inode)[0]
+        """Move inline content to a block of its own; until it is there, it stays where it was."""
+        while (data := inode.data) and any(data):
+            address = self._take(inode, 1)
             padded = data.ljust(BLOCK, b"\0")
             with self._volume.blocking():
                 done = self._volume.write_nowait(padded, address << _SHIFT)
             if not done:
                 await self._volume.write(padded, address << _SHIFT)
+                self._check_still()
+            if inode.data is data:
+                self._map(inode, 0, address, 1)
+                break
+            self._freed.append((address, 1))  # it was changed meanwhile, or moved by somebody else
+        if inode.data is not None:
+            inode.data = None
+            self._inodes.changed(inode)
 
     def _grown(self, inode: Inode, end: int, timed: bool) -> None:
         inode.size = max(inode.size, end)
@@ -260,18 +280,22 @@ class FileData(FileReader):
                 self._allocate(inode, block, count)
         self._inodes.changed(inode)
 
+    def delete(self, inode: Inode) -> None:
+        """Delete what the database has of a file's blocks; to be followed by `drop`, which cannot fail then."""
+        if self.extents(inode) or inode.ino in self._touched:
+            self._database.run("DELETE FROM extent WHERE ino = ?", (inode.ino,))
+
     def drop(self, inode: Inode) -> None:
         """Let go of all blocks of a file that goes."""
         if self.extents(inode):
             self._unmap(inode, 0, None)
-        if self._touched.pop(inode.ino, None):
-            self._database.run("DELETE FROM extent WHERE ino = ?", (inode.ino,))
+        self._touched.pop(inode.ino, None)
         inode.extents = []
 
     # -- commit -----------------------------------------------------------------------------------
 
-    def write_back(self) -> list[tuple[int, int]]:
-        """Write changed extents, counters and the discards to come into the transaction; return the latter."""
+    def write_back(self) -> None:
+        """Write changed extents, counters and the discards to come into the transaction; see `written`."""
         many = self._database.many
         for inode, blocks in self._touched.values():
             # No more than what changed: a file that is written all over may have very many.
@@ -280,22 +304,30 @@ class FileData(FileReader):
             many("DELETE FROM extent WHERE ino = ? AND block = ?", gone)
             there = ((inode.ino, *extent) for extent in found.values() if extent is not None)
             many("INSERT OR REPLACE INTO extent VALUES (?, ?, ?, ?)", there)
-        self._touched = {}
-        freed = _joined(self._freed)
-        if freed:
-            many("INSERT OR REPLACE INTO discard VALUES (?, ?)", freed)
-            self._freed = []
+        self._freed = _joined(self._freed)
+        if self._freed:
+            many("INSERT OR REPLACE INTO discard VALUES (?, ?)", self._freed)
         self._database.set_counter("next_block", self._next)
         self._database.set_counter("size", self.limit << _SHIFT)
         self._database.set_counter("blocks", self.used)
+
+    def written(self) -> list[tuple[int, int]]:
+        """What was written back stays so; returns the discards to come."""
+        freed, self._freed, self._touched = self._freed, [], {}
         return freed
 
     async def discard(self, freed: list[tuple[int, int]]) -> None:
-        """Give blocks back, now that the commit which says that nobody has them is durable."""
-        for address, count in freed:
-            await self._volume.discard(count << _SHIFT, address << _SHIFT)
-            self._database.begin()
-            self._database.run("DELETE FROM discard WHERE address = ?", (address,))
+        """Give blocks back, now that the commit which says that nobody has them is durable; takes them off the list.
+
+        Where that meets with damage they are left to the next mount: nobody has them, but they take room.
+        """
+        while freed:
+            address, count = freed[-1]
+            with suppress(CorruptData):
+                await self._volume.discard(count << _SHIFT, address << _SHIFT)
+                with self._database.changing():
+                    self._database.run("DELETE FROM discard WHERE address = ?", (address,))
+            freed.pop()
 
     async def recover(self) -> None:
         """Give back what an earlier mount did not get to.
@@ -303,8 +335,9 @@ class FileData(FileReader):
         That is: discards that were still to come, and blocks at addresses that were handed out, but not in any commit
         that lasted. They are handed out again, and a file that is given one must find nothing there.
         """
-        rows = self._database.all("SELECT address, count FROM discard")
-        await self.discard([(int(a), int(c)) for a, c in rows])  # type: ignore[arg-type]
+        with suppress(CorruptData):
+            rows = self._database.all("SELECT address, count FROM discard")
+            await self.discard([(int(a), int(c)) for a, c in rows])  # type: ignore[arg-type]
         stale = [run async for run in self._volume.mapped(self._next, LOGICAL_BLOCKS, self._skip)]
         for address, count in stale:
             await self._volume.discard(count << _SHIFT, address << _SHIFT)

@@ -55,9 +55,11 @@ class Database:
         self._vfs = VolumeVFS(volume)
         flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
         self._volume = volume
-        self._begun = self._closed = False
+        self._begun = False
         self._lost: FusevolError | None = None
+        self._closed: FusevolError | None = None
         self._counters: dict[str, int] = {}
+        self._changing = _Changing(self)
         try:
             self.connection = apsw.Connection("fusevol", flags=flags, vfs=self._vfs.name, statementcachesize=200)
             self._execute = self.connection.cursor().execute
@@ -85,6 +87,8 @@ class Database:
 
     def _translated(self, error: apsw.Error) -> FusevolError:
         cause, self._vfs.error = self._vfs.error, None
+        if self._closed is not None:
+            return self._closed
         if self._begun and not self.connection.in_transaction:
             # Inodes in memory and the database do not belong together any more.
             self._lost = cause or BackendError(f"the metadata database failed: {error}")
@@ -93,6 +97,14 @@ class Database:
         if isinstance(error, apsw.CorruptError | apsw.NotADBError):
             return CorruptData(f"the metadata is damaged: {error}", hint="check the volume")
         return BackendError(f"the metadata database failed: {error}")
+
+    def changing(self) -> "_Changing":
+        """Inside, the open transaction is changed; where that fails, nothing of it remains. Raises as `begin` does.
+
+        Only a single statement without balancing a tree is sure to be undone by SQLite itself. What is in memory is for
+        the caller to leave alone until all that may fail is through.
+        """
+        return self._changing
 
     def guard(self) -> "_Guard":
         """Inside, SQLite's errors become this project's."""
@@ -169,15 +181,22 @@ class Database:
             self._counters[key] = value
 
     def begin(self) -> None:
-        """Open a transaction, if none is open. Raises what an earlier one was lost by; VolumeBusy once it is closed."""
-        if self._closed:
-            raise VolumeBusy("the volume was restored, or unmounted, before a change of it was through")
+        """Open a transaction, if none is open. Raises what an earlier one was lost by; as all do once it is closed."""
+        if self._closed is not None:
+            raise self._closed
         if self._lost is not None:
             hint = "detach and attach the volume again; it returns to its last barrier"
             raise BackendError(f"changes of the metadata were lost: {self._lost}", hint=hint)
         if not self.connection.in_transaction:
             self.run("BEGIN IMMEDIATE")
             self._begun = True
+
+    def undo(self) -> None:
+        """Take back what was changed since the innermost `changing` began."""
+        self._counters.clear()
+        if self.connection.in_transaction:
+            self.run("ROLLBACK TO change")
+            self.run("RELEASE change")
 
     def commit(self) -> None:
         """Hand the transaction's pages to the log; without an await, and before the barrier that is to hold them.
@@ -188,12 +207,32 @@ class Database:
             self.run("COMMIT")
         self._begun = False
 
-    def close(self) -> None:
-        """Close; what was not committed is dropped."""
-        if not self._closed and self.connection.in_transaction:
+    def close(self, why: FusevolError | None = None) -> None:
+        """Close; what was not committed is dropped. Who asks all the same is told why, or VolumeBusy."""
+        if self._closed is None and self.connection.in_transaction:
             self.run("ROLLBACK")
-        self._begun, self._closed = False, True
+        self._begun = False
+        self._closed = why or VolumeBusy("the volume was restored, or unmounted, before a request was through")
         self.connection.close()
+
+
+class _Changing:
+    """A savepoint; one object serves all, and they nest."""
+
+    __slots__ = ("_database",)
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> None:
+        self._database.begin()
+        self._database.run("SAVEPOINT change")
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self._database.run("RELEASE change")
+        else:
+            self._database.undo()
 
 
 class _Guard:

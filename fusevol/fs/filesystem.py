@@ -6,11 +6,12 @@ the errno that Linux gives; failures of the store are FusevolErrors.
 """
 
 import errno
+import logging
 import stat
 from contextlib import suppress
 
 from fusevol.api.io import Buffer
-from fusevol.errors import BackendError, FusevolError
+from fusevol.errors import BackendError, CorruptData, FusevolError
 from fusevol.fs import acl
 from fusevol.fs.arguments import Caller, Changes
 from fusevol.fs.clock import now
@@ -25,6 +26,8 @@ from fusevol.log import LogVolume, Snapshot
 from fusevol.log.mutex import Mutex
 
 __all__ = ["Caller", "Changes", "Filesystem"]
+
+log = logging.getLogger(__name__)
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
@@ -83,11 +86,16 @@ class Filesystem(ReadOnlyFilesystem):
         directory = self._directory(parent)
         self._names.check_new(directory, name)
         self._may_grow()
-        gid = caller.gid
-        if directory.mode & stat.S_ISGID:
-            gid = directory.gid
-            if stat.S_ISDIR(mode):
-                mode |= stat.S_ISGID
+        with self._database.changing():
+            inode = self._made(directory, mode, caller, rdev)
+            self._names.enter(directory, name, inode)
+        self._inodes.add(inode)
+        return inode
+
+    def _made(self, directory: Inode, mode: int, caller: Caller, rdev: int = 0) -> Inode:
+        """A new inode, and what it inherits from its directory; to be entered there, and added."""
+        if directory.mode & stat.S_ISGID and stat.S_ISDIR(mode):
+            mode |= stat.S_ISGID
         default = self._xattr(directory, acl.DEFAULT)
         access = None
         if default is None:
@@ -95,8 +103,7 @@ class Filesystem(ReadOnlyFilesystem):
         else:
             mode, access = acl.inherit(acl.parse(default), mode)
         data = b"" if stat.S_ISREG(mode) else None
-        inode = self._inodes.new(mode, caller.uid, gid, rdev=rdev, data=data)
-        self._enter(directory, name, inode)
+        inode = self._inodes.make(mode, caller.uid, _group(directory, caller), rdev=rdev, data=data)
         if access is not None:
             self._set_xattr(inode, acl.ACCESS, access)
         if default is not None and inode.is_dir:
@@ -110,14 +117,11 @@ class Filesystem(ReadOnlyFilesystem):
         directory = self._directory(parent)
         self._names.check_new(directory, name)
         self._may_grow()
-        gid = directory.gid if directory.mode & stat.S_ISGID else caller.gid
-        inode = self._inodes.new(stat.S_IFLNK | 0o777, caller.uid, gid, data=target)
-        self._enter(directory, name, inode)
+        inode = self._inodes.make(stat.S_IFLNK | 0o777, caller.uid, _group(directory, caller), data=target)
+        with self._database.changing():
+            self._names.enter(directory, name, inode)
+        self._inodes.add(inode)
         return inode
-
-    def _enter(self, directory: Inode, name: bytes, inode: Inode) -> None:
-        self._database.begin()
-        self._names.enter(directory, name, inode)
 
     def _may_grow(self) -> None:
         if shortage := self.volume.room.shortage():
@@ -131,19 +135,20 @@ class Filesystem(ReadOnlyFilesystem):
     def link(self, ino: int, parent: int, name: bytes) -> Inode:
         """Another name for a file. Raises OSError as link(2)."""
         inode = self.get(ino)
-        self._database.begin()
-        self._names.link(self._directory(parent), name, inode)
+        with self._database.changing():
+            self._names.link(self._directory(parent), name, inode)
         return inode
 
     def unlink(self, parent: int, name: bytes) -> None:
         """Remove a name; the file goes with its last one, or with its last open handle. Raises OSError as unlink(2)."""
-        self._database.begin()
-        self._reap(self._names.unlink(self._directory(parent), name))
+        with self._database.changing():
+            inode = self._names.unlink(self._directory(parent), name)
+        self._reap(inode)
 
     def rmdir(self, parent: int, name: bytes) -> None:
         """Remove an empty directory. Raises OSError as rmdir(2)."""
-        self._database.begin()
-        self._reap(self._names.rmdir(self._directory(parent), name))
+        with self._database.changing():
+            self._names.rmdir(self._directory(parent), name)
 
     def rename(
         self, old: int, old_name: bytes, new: int, new_name: bytes, flags: int = 0, caller: Caller = _ROOT
@@ -152,14 +157,22 @@ class Filesystem(ReadOnlyFilesystem):
         whiteout = flags & RENAME_WHITEOUT
         if whiteout and flags & RENAME_EXCHANGE:
             raise fail(errno.EINVAL)
-        self._database.begin()
         directory = self._directory(old)
-        replaced = self._names.rename(directory, old_name, self._directory(new), new_name, flags & ~RENAME_WHITEOUT)
+        left: list[Inode] = []
+
+        def leave() -> None:
+            # What overlayfs leaves in place of a name that its lower layer has: the device 0:0.
+            self._may_grow()
+            left.append(self._made(directory, stat.S_IFCHR, caller))
+            self._names.insert(directory, old_name, left[0])
+
+        target, flags, leaves = self._directory(new), flags & ~RENAME_WHITEOUT, leave if whiteout else None
+        with self._database.changing():
+            replaced = self._names.rename(directory, old_name, target, new_name, flags, leaves)
+        for inode in left:
+            self._inodes.add(inode)
         if replaced is not None:
             self._reap(replaced)
-        if whiteout and self._names.find(old, old_name) is None:
-            # What overlayfs leaves in place of a name that its lower layer has: the device 0:0.
-            self.create(old, old_name, stat.S_IFCHR, caller)
 
     # -- life and death ---------------------------------------------------------------------------
 
@@ -179,18 +192,31 @@ class Filesystem(ReadOnlyFilesystem):
         if inode is not None and not inode.nlink and not inode.opens:
             self._remove(inode)
 
+    # What was deleted is gone for whoever did that, even if what it held cannot be given back: the next mount does it.
+
     def _reap(self, inode: Inode) -> None:
         """Give back what a nameless file that nobody has open held; the inode itself stays until `forget`."""
         if not inode.nlink and not inode.opens and stat.S_ISREG(inode.mode):
-            self._database.begin()
+            try:
+                with self._database.changing():
+                    self._data.delete(inode)
+            except FusevolError as error:
+                log.warning("what the deleted file %d held is left to the next mount: %s", inode.ino, error)
+                return
             self._data.drop(inode)
             inode.size, inode.data = 0, None
             self._inodes.changed(inode)
 
     def _remove(self, inode: Inode) -> None:
-        self._database.begin()
+        try:
+            with self._database.changing():
+                self._data.delete(inode)
+                self._database.run("DELETE FROM xattr WHERE ino = ?", (inode.ino,))
+                self._database.run("DELETE FROM inode WHERE ino = ?", (inode.ino,))
+        except FusevolError as error:
+            log.warning("the deleted file %d is left to the next mount: %s", inode.ino, error)
+            return
         self._data.drop(inode)
-        self._database.run("DELETE FROM xattr WHERE ino = ?", (inode.ino,))
         self._inodes.drop(inode)
 
     # -- attributes -------------------------------------------------------------------------------
@@ -203,14 +229,14 @@ class Filesystem(ReadOnlyFilesystem):
                 raise fail(errno.EISDIR)
             if not stat.S_ISREG(inode.mode):
                 raise fail(errno.EINVAL)
+            self._drop_capability(inode)
             with _Pinned(inode):
                 await self._data.truncate(inode, changes.size)
-            self._drop_capability(inode)
         if changes.mode is not None:
-            inode.mode = inode.kind | (changes.mode & 0o7777)
             if access := self._xattr(inode, acl.ACCESS):
-                self._database.begin()
-                self._set_xattr(inode, acl.ACCESS, acl.with_mode(acl.parse(access), changes.mode))
+                with self._database.changing():
+                    self._set_xattr(inode, acl.ACCESS, acl.with_mode(acl.parse(access), changes.mode))
+            inode.mode = inode.kind | (changes.mode & 0o7777)
         if changes.mode is None and (changes.uid, changes.gid) != (None, None):
             self.drop_privileges(ino)
         if changes.uid is not None:
@@ -234,8 +260,8 @@ class Filesystem(ReadOnlyFilesystem):
     def _drop_xattr(self, inode: Inode, name: bytes) -> None:
         names = self._xattrs(inode)
         if name in names:
-            self._database.begin()
-            self._database.run("DELETE FROM xattr WHERE ino = ? AND name = ?", (inode.ino, name))
+            with self._database.changing():
+                self._database.run("DELETE FROM xattr WHERE ino = ? AND name = ?", (inode.ino, name))
             inode.xattrs = tuple(other for other in names if other != name)
 
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0, *, member: bool = True) -> None:
@@ -254,18 +280,19 @@ class Filesystem(ReadOnlyFilesystem):
             raise fail(errno.EEXIST)
         if flags & XATTR_REPLACE and not there:
             raise fail(errno.ENODATA)
-        plain = False
+        mode, plain = inode.mode, False
         if name in (acl.ACCESS, acl.DEFAULT):
             permissions, plain = acl.mode_of(acl.parse(value))
             if name == acl.ACCESS:
-                inode.mode = (inode.mode & (~0o777 if member else ~0o2777)) | permissions
+                mode = (mode & (~0o777 if member else ~0o2777)) | permissions
             elif not inode.is_dir:
                 raise fail(errno.EACCES)
-        self._database.begin()
         if plain and name == acl.ACCESS:
             self._drop_xattr(inode, name)
         else:
-            self._set_xattr(inode, name, value)
+            with self._database.changing():
+                self._set_xattr(inode, name, value)
+        inode.mode = mode
         inode.ctime = now()
         self._inodes.changed(inode)
 
@@ -294,9 +321,8 @@ class Filesystem(ReadOnlyFilesystem):
         with _Pinned(inode):
             if self.volume.room.shortage():
                 await self._make_room()
-            written = await self._data.write(inode, data, offset, timed=timed)
-        self._drop_capability(inode)
-        return written
+            self._drop_capability(inode)
+            return await self._data.write(inode, data, offset, timed=timed)
 
     def drop_privileges(self, ino: int, *, member: bool = True) -> None:
         """Take away what a file must not keep when somebody unprivileged changes it.
@@ -305,10 +331,10 @@ class Filesystem(ReadOnlyFilesystem):
         """
         inode = self.get(ino)
         if not inode.is_dir:
+            self._drop_capability(inode)
             inode.mode &= ~stat.S_ISUID
             if inode.mode & stat.S_IXGRP or not member:
                 inode.mode &= ~stat.S_ISGID
-            self._drop_capability(inode)
         inode.ctime = now()
         self._inodes.changed(inode)
 
@@ -360,10 +386,10 @@ class Filesystem(ReadOnlyFilesystem):
     def _commit(self) -> None:
         """Put all changes of the metadata into the log, at once; for right before a barrier."""
         self.volume.check()
-        self._database.begin()
-        self._inodes.write_back()
-        self._names.write_back()
-        self._freed += self._data.write_back()
+        with self._database.changing():
+            self._inodes.write_back()
+            self._names.write_back()
+            self._data.write_back()
         try:
             self._database.commit()
             if self._unborn:
@@ -373,6 +399,8 @@ class Filesystem(ReadOnlyFilesystem):
             hint = "detach and attach the volume again; it returns to its last barrier"
             self.volume.fail(BackendError(f"a commit of the metadata failed: {error}", hint=hint))
             raise
+        self._inodes.written()
+        self._freed += self._data.written()
         self._unborn = False
 
     async def sync(self) -> None:
@@ -392,7 +420,10 @@ class Filesystem(ReadOnlyFilesystem):
 
     async def _discard(self) -> None:
         freed, self._freed = self._freed, []
-        await self._data.discard(freed)
+        try:
+            await self._data.discard(freed)
+        finally:
+            self._freed += freed
 
     async def snapshot(self, name: str, labels: dict[str, str] | None = None) -> Snapshot:
         """Take a snapshot of the filesystem as it is now. Raises as `LogVolume.snapshot`."""
@@ -409,10 +440,11 @@ class Filesystem(ReadOnlyFilesystem):
             self.close()
             return safety
 
-    def close(self) -> None:
-        """Close the database; what was not synced is dropped."""
-        self.volume.prepare = None
-        super().close()
+    def close(self, why: FusevolError | None = None) -> None:
+        """As any; what was not synced is dropped, and the volume makes no barrier without it."""
+        if not self._inodes.dirty:
+            self.volume.prepare = None
+        super().close(why)
 
     def format(self) -> None:
         """Make the root directory."""
@@ -427,9 +459,14 @@ class Filesystem(ReadOnlyFilesystem):
             with suppress(FusevolError):  # who needs it is told
                 for table in ("inode", "extent"):
                     await self.asked(self._database.one, f"SELECT max(ino) FROM {table}")  # where new files go
-        for (ino,) in self._database.all("SELECT ino FROM inode WHERE nlink = 0"):
-            self._remove(self.get(int(ino)))  # type: ignore[arg-type]
+        with suppress(CorruptData):
+            for (ino,) in self._database.all("SELECT ino FROM inode WHERE nlink = 0"):
+                self._remove(self.get(int(ino)))  # type: ignore[arg-type]
         await self._data.recover()
+
+
+def _group(directory: Inode, caller: Caller) -> int:
+    return directory.gid if directory.mode & stat.S_ISGID else caller.gid
 
 
 class _Pinned:

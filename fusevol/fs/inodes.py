@@ -6,7 +6,6 @@ not used for long are forgotten.
 
 import errno
 import stat
-from collections.abc import Iterable
 from itertools import islice
 
 from fusevol.fs.clock import now
@@ -158,18 +157,21 @@ class InodeTable:
         """The inode if it is in memory: those without a name always are."""
         return self._cache.get(ino)
 
-    def new(self, mode: int, uid: int, gid: int, *, parent: int = 0, rdev: int = 0, data: bytes | None = None) -> Inode:
-        """A new inode with one link (a directory: two), to be entered somewhere."""
+    def make(self, mode: int, uid: int, gid: int, *, rdev: int = 0, data: bytes | None = None) -> Inode:
+        """A new inode with one link (a directory: two), to be entered somewhere and then to be added."""
         born = now()
         nlink = 2 if stat.S_ISDIR(mode) else 1
         size = len(data) if data else 0
-        inode = Inode(self._next, mode, nlink, uid, gid, rdev, size, 0, born, born, born, born, parent, data)
+        inode = Inode(self._next, mode, nlink, uid, gid, rdev, size, 0, born, born, born, born, 0, data)
         self._next += 1
-        self.count += 1
         inode.extents = []
         inode.xattrs = ()
-        self._cache[inode.ino] = self._dirty[inode.ino] = inode
         return inode
+
+    def add(self, inode: Inode) -> None:
+        """Take in an inode that was made."""
+        self.count += 1
+        self.changed(inode)
 
     def changed(self, inode: Inode) -> None:
         """Have the inode written back at the next commit."""
@@ -177,28 +179,34 @@ class InodeTable:
         self._dirty[inode.ino] = inode
 
     def drop(self, inode: Inode) -> None:
-        """Remove the inode and its row."""
+        """Forget an inode whose row was deleted."""
         self._cache.pop(inode.ino, None)
         self._dirty.pop(inode.ino, None)
         self.count -= 1
-        self._database.run("DELETE FROM inode WHERE ino = ?", (inode.ino,))
+
+    def close(self) -> None:
+        """Forget all of them: who still asks is told by the database that it is closed."""
+        self._cache, self._dirty = {}, {}
 
     @property
-    def dirty(self) -> Iterable[Inode]:
+    def dirty(self) -> list[Inode]:
         """Inodes that wait for a commit."""
-        return self._dirty.values()
+        return list(self._dirty.values())
 
     def write_back(self) -> None:
-        """Write all changed rows into the open transaction."""
+        """Write all changed rows into the open transaction; they count as changed until `written`."""
         if self._dirty:
             marks = ", ".join("?" * 14)
             rows = (self._dirty[ino].row() for ino in sorted(self._dirty))
             self._database.many(f"INSERT OR REPLACE INTO inode VALUES ({marks})", rows)
-            self._dirty = {}
-            if len(self._cache) > self._limit:
-                self._evict()
         self._database.set_counter("next_ino", self._next)
         self._database.set_counter("files", self.count)
+
+    def written(self) -> None:
+        """What was written back stays so."""
+        self._dirty = {}
+        if len(self._cache) > self._limit:
+            self._evict()
 
     def _evict(self) -> None:
         """Forget the oldest of the clean ones, down to three quarters of the limit."""

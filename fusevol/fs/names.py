@@ -1,7 +1,11 @@
-"""Directories: names, links, renames. All synchronous: an operation is in the transaction whole or not at all."""
+"""Directories: names, links, renames. All synchronous.
+
+What changes is to be called within `Database.changing`: an operation is then in the transaction whole or not at all.
+Inodes in memory change when all that may fail is through.
+"""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from fusevol.fs.clock import now
@@ -65,10 +69,7 @@ class Names:
 
     def enter(self, parent: Inode, name: bytes, inode: Inode) -> None:
         """Put a name, which `check_new` let pass, into a directory."""
-        self._database.run(
-            "INSERT INTO entry VALUES (?, ?, ?, ?, ?)", (parent.ino, name, inode.ino, inode.mode >> 12, self._cookie)
-        )
-        self._cookie += 1
+        self.insert(parent, name, inode)
         if inode.is_dir:
             parent.nlink += 1
             inode.parent = parent.ino
@@ -92,7 +93,8 @@ class Names:
         inode = self.lookup(parent.ino, name)
         if inode.is_dir:
             raise fail(errno.EISDIR)
-        self._remove(parent, name)
+        self._delete(parent, name)
+        self._touch(parent)
         inode.nlink -= 1
         self._change(inode)
         return inode
@@ -104,14 +106,19 @@ class Names:
             raise fail(errno.ENOTDIR)
         if not self.empty(inode.ino):
             raise fail(errno.ENOTEMPTY)
-        self._remove(parent, name)
+        self._delete(parent, name)
+        self._touch(parent)
         parent.nlink -= 1
         inode.nlink = 0
         self._change(inode)
         return inode
 
-    def rename(self, old: Inode, old_name: bytes, new: Inode, new_name: bytes, flags: int) -> Inode | None:
+    def rename(
+        self, old: Inode, old_name: bytes, new: Inode, new_name: bytes, flags: int, leave: Callable[[], None] | None
+    ) -> Inode | None:
         """rename(2), renameat2(2); return the inode that lost its name to this one, if any.
+
+        leave: puts something else in the old place, once that is free.
 
         Raises OSError as there: ENOENT, EEXIST, EINVAL (into itself, or a flag not known), ENOTDIR, EISDIR, ENOTEMPTY.
         """
@@ -135,19 +142,20 @@ class Names:
             if target is inode:
                 return None
             self._replaceable(inode, target)
-            self._remove(new, new_name)
-            if target.is_dir:
-                new.nlink -= 1
-                target.nlink = 0
-            else:
-                target.nlink -= 1
-            self._change(target)
+            self._delete(new, new_name)
         elif not new.nlink:
             raise fail(errno.ENOENT)
-        self._remove(old, old_name)
-        if inode.is_dir:
-            old.nlink -= 1
+        self._delete(old, old_name)
+        if leave is not None:
+            leave()
         self.enter(new, new_name, inode)
+        # All that may fail is through.
+        if target is not None:
+            new.nlink -= target.is_dir
+            target.nlink = 0 if target.is_dir else target.nlink - 1
+            self._change(target)
+        old.nlink -= inode.is_dir
+        self._touch(old)
         self._change(inode)
         return target
 
@@ -166,6 +174,7 @@ class Names:
                 "UPDATE entry SET ino = ?, kind = ? WHERE parent = ? AND name = ?",
                 (child.ino, child.mode >> 12, parent.ino, name),
             )
+        for parent, child in ((old, target), (new, inode)):
             if child.is_dir:
                 child.parent = parent.ino
         moved = inode.is_dir - target.is_dir
@@ -211,9 +220,15 @@ class Names:
         """Write the counter into the transaction."""
         self._database.set_counter("next_cookie", self._cookie)
 
-    def _remove(self, parent: Inode, name: bytes) -> None:
+    def insert(self, parent: Inode, name: bytes, inode: Inode) -> None:
+        """The first half of `enter`, for what takes the place of something: the directory does not change."""
+        self._database.run(
+            "INSERT INTO entry VALUES (?, ?, ?, ?, ?)", (parent.ino, name, inode.ino, inode.mode >> 12, self._cookie)
+        )
+        self._cookie += 1
+
+    def _delete(self, parent: Inode, name: bytes) -> None:
         self._database.run("DELETE FROM entry WHERE parent = ? AND name = ?", (parent.ino, name))
-        self._touch(parent)
 
     def _touch(self, directory: Inode) -> None:
         directory.mtime = directory.ctime = now()

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import NamedTuple, TypeVar, TypeVarTuple
 
 from fusevol.api.io import Buffer
-from fusevol.errors import CorruptData, NotSupported
+from fusevol.errors import CorruptData, FusevolError, NotSupported
 from fusevol.fs.content import FileReader
 from fusevol.fs.database import Database, read_superblock
 from fusevol.fs.inodes import Inode, InodeTable, fail
@@ -142,9 +142,10 @@ class ReadOnlyFilesystem:
         blocks, files = self._database.total("blocks", TOTAL_BLOCKS), self._database.total("files", TOTAL_FILES)
         return StatFs(blocks, 0, files, 0)
 
-    def close(self) -> None:
-        """Close the database; what was not synced is dropped."""
-        self._database.close()
+    def close(self, why: FusevolError | None = None) -> None:
+        """Close the database; what was not synced is dropped. Who asks all the same is told why, or VolumeBusy."""
+        self._inodes.close()
+        self._database.close(why)
 
 
 async def open_snapshot(view: SnapshotView) -> ReadOnlyFilesystem:

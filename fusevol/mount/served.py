@@ -4,13 +4,14 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import trio
 
-from fusevol.errors import FusevolError, InvalidArgument, VolumeBusy, errno_of
+from fusevol.errors import BackendError, FusevolError, InvalidArgument, VolumeBusy, errno_of
 from fusevol.fs import ReadOnlyFilesystem, load_filesystem, open_snapshot
+from fusevol.fs.layout import ROOT
 from fusevol.log import LogVolume, Snapshot
 from fusevol.mount.nodes import Nodes
 from fusevol.mount.quiesce import Quiesce
@@ -139,22 +140,47 @@ class Served:
     async def restore(self, name: str) -> Snapshot:
         """Turn the live tree to a snapshot; return the safety snapshot.
 
-        Raises VolumeBusy while changes are held back, and as `LogVolume.restore`.
+        Raises VolumeBusy while changes are held back, CorruptData if the snapshot could not be mounted afterwards, and
+        as `LogVolume.restore`; then the tree is as it was. BackendError, where it cannot be opened once it is restored:
+        then nothing can be done with the mount but to end it.
         """
         async with self._changing:
             self._refuse_if_quiesced()
+            async with self.volume.view(name) as view:
+                if view.record.mapped:  # else there is no filesystem yet
+                    (await open_snapshot(view)).close()
             await self._sync_kernel()
             with self.nodes.replacement():
                 before = self._root_names()
                 safety = await self.nodes.filesystem.restore(name)
-                self.nodes.replaced(await load_filesystem(self.volume))
+                self.last_restore = {"restored": name, "safety_snapshot": safety.name}
+                with trio.CancelScope(shield=True):  # there is no tree meanwhile
+                    problem = await self._reopen(name)
             await self._forget_tree(before | self._root_names())
-            self.last_restore = {"restored": name, "safety_snapshot": safety.name}
             await self._tell()
+            if problem is not None:
+                raise problem
             return safety
 
+    async def _reopen(self, name: str) -> FusevolError | None:
+        """Open the restored tree. Where that fails, have everybody told of it from now on."""
+        old = self.nodes.filesystem
+        try:
+            self.nodes.replaced(await load_filesystem(self.volume))
+        except FusevolError as error:
+            hint = "unmount the volume and mount it again; nothing is lost"
+            problem = BackendError(f'snapshot "{name}" was restored, but could not be opened: {error}', hint=hint)
+            old.close(problem)
+            self.volume.fail(problem)
+            self.nodes.replaced(old)
+            self.commit_error = problem
+            return problem
+        return None
+
     def _root_names(self) -> set[bytes]:
-        return {entry.name for entry in self.nodes.filesystem.entries(1, most=1 << 40)}
+        with suppress(FusevolError):  # a damaged tree is to be restored all the same
+            return {entry.name for entry in self.nodes.filesystem.entries(ROOT, most=1 << 40)}
+        return set()
 
     async def resize(self, size: int) -> None:
         """Set the quota in bytes, 0 for none; durable when it returns.
