@@ -280,9 +280,13 @@ class FileData(FileReader):
                 self._allocate(inode, block, count)
         self._inodes.changed(inode)
 
+    def held(self, inode: Inode) -> bool:
+        """Whether there is anything of the file's that `delete` and `drop` are to take away."""
+        return bool(self.extents(inode)) or inode.ino in self._touched
+
     def delete(self, inode: Inode) -> None:
         """Delete what the database has of a file's blocks; to be followed by `drop`, which cannot fail then."""
-        if self.extents(inode) or inode.ino in self._touched:
+        if self.held(inode):
             self._database.run("DELETE FROM extent WHERE ino = ?", (inode.ino,))
 
     def drop(self, inode: Inode) -> None:

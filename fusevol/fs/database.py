@@ -62,7 +62,8 @@ class Database:
         self._changing = _Changing(self)
         try:
             self.connection = apsw.Connection("fusevol", flags=flags, vfs=self._vfs.name, statementcachesize=200)
-            self._execute = self.connection.cursor().execute
+            #: What `guard` is needed around.
+            self.execute = self.connection.cursor().execute
             for pragma in (
                 f"page_size={BLOCK}",
                 "locking_mode=EXCLUSIVE",
@@ -72,14 +73,14 @@ class Database:
                 "temp_store=MEMORY",
                 f"cache_size=-{_CACHE_KIB}",
             ):
-                self._execute(f"PRAGMA {pragma}").fetchall()
+                self.execute(f"PRAGMA {pragma}").fetchall()
         except apsw.Error as error:
             raise self._translated(error) from error
 
     def create(self) -> None:
         """Make the tables in an empty database."""
         with self.guard():
-            self._execute(SCHEMA)
+            self.execute(SCHEMA)
         for key, value in (
             ("next_ino", 2), ("next_cookie", 1), ("next_block", DATA_BLOCK), ("size", 0), ("files", 1), ("blocks", 0),
         ):  # fmt: skip
@@ -124,7 +125,7 @@ class Database:
     def run(self, sql: str, bindings: tuple[Value, ...] = ()) -> None:
         """Execute one statement that returns nothing, within the open transaction."""
         try:
-            self._execute(sql, bindings)
+            self.execute(sql, bindings)
         except apsw.Error as error:
             raise self._translated(error) from error
 
@@ -138,7 +139,7 @@ class Database:
     def one(self, sql: str, bindings: tuple[Value, ...] = ()) -> tuple[Value, ...] | None:
         """The first row, or None."""
         try:
-            for row in self._execute(sql, bindings):
+            for row in self.execute(sql, bindings):
                 return tuple(row)
         except apsw.Error as error:
             raise self._translated(error) from error
@@ -199,13 +200,22 @@ class Database:
             self.run("RELEASE change")
 
     def commit(self) -> None:
-        """Hand the transaction's pages to the log; without an await, and before the barrier that is to hold them.
-
-        The volume must have been checked to take writes: then this cannot fail half way.
-        """
+        """End the transaction. Its pages are still to be handed to the log."""
         if self.connection.in_transaction:
             self.run("COMMIT")
         self._begun = False
+
+    def write_out(self) -> None:
+        """Hand what was committed to the log; without an await, and before the barrier that is to hold it.
+
+        Where that raises nothing of it is there yet, and it may be tried again.
+        """
+        self._vfs.write_out()
+
+    @property
+    def committed(self) -> bool:
+        """Whether there is anything to `write_out`."""
+        return bool(self._vfs.committed)
 
     def close(self, why: FusevolError | None = None) -> None:
         """Close; what was not committed is dropped. Who asks all the same is told why, or VolumeBusy."""
@@ -224,13 +234,15 @@ class _Changing:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    # For every change: without a call more than it takes.
+
     def __enter__(self) -> None:
         self._database.begin()
-        self._database.run("SAVEPOINT change")
+        self._database.execute("SAVEPOINT change")
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
-            self._database.run("RELEASE change")
+            self._database.execute("RELEASE change")
         else:
             self._database.undo()
 

@@ -11,7 +11,7 @@ import stat
 from contextlib import suppress
 
 from fusevol.api.io import Buffer
-from fusevol.errors import BackendError, CorruptData, FusevolError
+from fusevol.errors import CorruptData, FusevolError
 from fusevol.fs import acl
 from fusevol.fs.arguments import Caller, Changes
 from fusevol.fs.clock import now
@@ -198,8 +198,9 @@ class Filesystem(ReadOnlyFilesystem):
         """Give back what a nameless file that nobody has open held; the inode itself stays until `forget`."""
         if not inode.nlink and not inode.opens and stat.S_ISREG(inode.mode):
             try:
-                with self._database.changing():
-                    self._data.delete(inode)
+                if self._data.held(inode):
+                    with self._database.changing():
+                        self._data.delete(inode)
             except FusevolError as error:
                 log.warning("what the deleted file %d held is left to the next mount: %s", inode.ino, error)
                 return
@@ -211,7 +212,8 @@ class Filesystem(ReadOnlyFilesystem):
         try:
             with self._database.changing():
                 self._data.delete(inode)
-                self._database.run("DELETE FROM xattr WHERE ino = ?", (inode.ino,))
+                if inode.xattrs != ():
+                    self._database.run("DELETE FROM xattr WHERE ino = ?", (inode.ino,))
                 self._database.run("DELETE FROM inode WHERE ino = ?", (inode.ino,))
         except FusevolError as error:
             log.warning("the deleted file %d is left to the next mount: %s", inode.ino, error)
@@ -384,24 +386,22 @@ class Filesystem(ReadOnlyFilesystem):
         return StatFs(blocks, free, self._inodes.count + free, free)
 
     def _commit(self) -> None:
-        """Put all changes of the metadata into the log, at once; for right before a barrier."""
+        """Put all changes of the metadata into the log, at once; for right before a barrier.
+
+        There must be none where this raises: the metadata would not be that of the data.
+        """
         self.volume.check()
         with self._database.changing():
             self._inodes.write_back()
             self._names.write_back()
             self._data.write_back()
-        try:
-            self._database.commit()
-            if self._unborn:
-                write_superblock(self.volume)
-        except BaseException as error:
-            # Some of the pages may be in the log already: no barrier must follow them.
-            hint = "detach and attach the volume again; it returns to its last barrier"
-            self.volume.fail(BackendError(f"a commit of the metadata failed: {error}", hint=hint))
-            raise
+        self._database.commit()
         self._inodes.written()
         self._freed += self._data.written()
-        self._unborn = False
+        self._database.write_out()
+        if self._unborn:
+            write_superblock(self.volume)
+            self._unborn = False
 
     async def sync(self) -> None:
         """Make everything durable, as one barrier. Concurrent callers share the work.
@@ -442,7 +442,7 @@ class Filesystem(ReadOnlyFilesystem):
 
     def close(self, why: FusevolError | None = None) -> None:
         """As any; what was not synced is dropped, and the volume makes no barrier without it."""
-        if not self._inodes.dirty:
+        if not self._inodes.dirty and not self._database.committed:
             self.volume.prepare = None
         super().close(why)
 

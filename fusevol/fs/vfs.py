@@ -1,7 +1,7 @@
 """SQLite's file, inside the volume: an apsw VFS over a range of its logical space.
 
 Pages are the volume's blocks. SQLite writes them only in a commit: the journal is in memory and its page
-cache never spills, so nothing of a transaction is in the log before all of it is.
+cache never spills. They are put by then, and handed to the log by `write_out`: all of them, or none yet.
 
 SQLite cannot wait on a loop. Who has one to wait on asks in a hurry: what is not at hand is then `Absent`, to be
 fetched off the loop, and asked for again.
@@ -62,6 +62,7 @@ class VolumeVFS(apsw.VFS):
 
     error: what the last failed call of the volume raised; SQLite itself only reports an I/O error. hurried: what is not
     at hand is not waited for, but for what is `fetched`: offsets, and for how many requests that are being served.
+    committed: pages of commits by their offsets, that are still to be handed to the log.
     """
 
     def __init__(self, volume: LogVolume | SnapshotView) -> None:
@@ -70,6 +71,7 @@ class VolumeVFS(apsw.VFS):
         self.error: FusevolError | None = None
         self.hurried = False
         self.fetched: Counter[int] = Counter()
+        self.committed: dict[int, bytes] = {}
         super().__init__(self.name, base="", maxpathname=64)
 
     def xOpen(self, name: object, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
@@ -77,6 +79,20 @@ class VolumeVFS(apsw.VFS):
             raise apsw.CantOpenError("only the database itself is in the volume")
         flags[1] = flags[0]
         return _File(self)  # type: ignore[return-value]  # apsw asks for the methods, not for the class
+
+    def write_out(self) -> None:
+        """Hand what was committed to the log: all of it or, where this raises, nothing."""
+        if not self.committed:
+            return
+        if not isinstance(self.volume, LogVolume):
+            raise BackendError("the metadata of a snapshot was to be written")
+        with self.volume.blocking():
+            parts = [(data, DATABASE + offset) for offset, data in sorted(self.committed.items())]
+            if not self.volume.write_all_nowait(parts):
+                raise CorruptData(
+                    "the metadata cannot be written: a part of the map is damaged", hint="check the volume"
+                )
+        self.committed = {}
 
     def xAccess(self, pathname: str, flags: int) -> bool:  # noqa: N802
         return False
@@ -96,12 +112,10 @@ class _File:
         head = self.xRead(100, 0)
         self._size = int.from_bytes(head[_PAGE_COUNT_AT : _PAGE_COUNT_AT + 4], "big") * BLOCK
 
-    def _fail(self, error: FusevolError) -> apsw.Error:
-        self._vfs.error = error
-        return apsw.IOError(str(error))
-
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
         vfs, volume = self._vfs, self._vfs.volume
+        if vfs.committed and (page := vfs.committed.get(offset - offset % BLOCK)) is not None:
+            return page[offset % BLOCK :][:amount]
         try:
             hurried = vfs.hurried and offset not in vfs.fetched
             with volume.keeping() if hurried else volume.blocking():
@@ -118,15 +132,7 @@ class _File:
         return bytes(data)
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
-        volume = self._vfs.volume
-        try:
-            if not isinstance(volume, LogVolume):
-                raise BackendError("the metadata of a snapshot was to be written")
-            with volume.blocking():
-                if not volume.write_nowait(data, DATABASE + offset):
-                    raise BackendError(f"{len(data)} bytes at {offset} of the metadata could not be written")
-        except FusevolError as error:
-            raise self._fail(error) from error
+        self._vfs.committed[offset] = bytes(data)
         self._size = max(self._size, offset + len(data))
 
     def xTruncate(self, size: int) -> None:  # noqa: N802

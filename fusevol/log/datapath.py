@@ -1,6 +1,7 @@
 """The data path of a volume: reads and writes at byte offsets, through the live map to the log."""
 
 from array import array
+from collections.abc import Sequence
 
 import numpy as np
 import trio
@@ -86,23 +87,29 @@ class DataPath:
 
         Takes as many buffers as it needs: who writes much this way calls `throttle` in between.
         """
+        return self.write_all_nowait([(data, offset)])
+
+    def write_all_nowait(self, parts: Sequence[tuple[Buffer, int]]) -> bool:
+        """As `write_nowait`, to several places: all of it, or nothing."""
         log = self._writable()
-        size = len(data)
-        _check_range(size, offset)
-        if (offset | size) & _MASK or self.gate is not None:
-            return False
-        log.check()
-        pieces = split(offset >> BLOCK_SHIFT, size >> BLOCK_SHIFT)
-        for block, _ in pieces:
-            if self.live.own(block >> FANOUT_BITS) is None:
+        for data, offset in parts:
+            _check_range(len(data), offset)
+            if (offset | len(data)) & _MASK or self.gate is not None:
                 return False
-        view, at = memoryview(data), 0
-        for start, piece in pieces:
-            block = start
-            while block < start + piece:
-                count = min(start + piece - block, log.room())
-                self._put(log, self.live.dirty[block >> FANOUT_BITS], block, view[at : at + (count << BLOCK_SHIFT)])
-                block, at = block + count, at + (count << BLOCK_SHIFT)
+        log.check()
+        placed = [(memoryview(data), split(at >> BLOCK_SHIFT, len(data) >> BLOCK_SHIFT)) for data, at in parts]
+        for _, pieces in placed:
+            for block, _ in pieces:
+                if self.live.own(block >> FANOUT_BITS) is None:
+                    return False
+        for view, pieces in placed:
+            at = 0
+            for start, piece in pieces:
+                block = start
+                while block < start + piece:
+                    count = min(start + piece - block, log.room())
+                    self._put(log, self.live.dirty[block >> FANOUT_BITS], block, view[at : at + (count << BLOCK_SHIFT)])
+                    block, at = block + count, at + (count << BLOCK_SHIFT)
         return True
 
     async def throttle(self) -> None:

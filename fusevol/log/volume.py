@@ -41,7 +41,7 @@ class LogVolume:
     """An open volume. Made by `open_volume`; not to be used after it.
 
     Reads and writes are at byte offsets of a sparse space of 2**63 bytes; see `DataPath` for `read`, `write`,
-    `discard`, `read_nowait`, `write_nowait` and `throttle`.
+    `discard`, `read_nowait`, `write_nowait`, `write_all_nowait` and `throttle`.
     """
 
     def __init__(
@@ -76,7 +76,8 @@ class LogVolume:
             self._committer = Committer(log, attachment, reader, cache, state)
         path = self.path
         self.read, self.read_nowait, self.write = path.read, path.read_nowait, path.write
-        self.write_nowait, self.throttle, self.discard = path.write_nowait, path.throttle, path.discard
+        self.write_nowait, self.write_all_nowait = path.write_nowait, path.write_all_nowait
+        self.throttle, self.discard = path.throttle, path.discard
 
     def blocking(self) -> AbstractContextManager[None]:
         """Inside, `read_nowait` and `write_nowait` block the thread rather than give up. No await inside.

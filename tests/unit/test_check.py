@@ -68,6 +68,7 @@ async def broken_volume(volume: LogVolume, damage: Break) -> CheckReport:
     filesystem = await load_filesystem(volume)
     await damage(filesystem, made)
     filesystem._database.commit()
+    filesystem._database.write_out()
     filesystem.close()
     volume.abandon()
     return await check_filesystem(volume, deep=True)

@@ -19,7 +19,7 @@ from fusevol.backends.wrappers.faults import FaultyBackend, delay
 from fusevol.errors import BackendError, CorruptData, VolumeBusy
 from fusevol.fs import Caller, Changes, Filesystem, load_filesystem, open_filesystem
 from fusevol.fs.check import check_filesystem
-from fusevol.fs.layout import BLOCK, DATABASE, ROOT, SIZE_MAX
+from fusevol.fs.layout import BLOCK, ROOT, SIZE_MAX
 from fusevol.fs.names import RENAME_EXCHANGE, RENAME_NOREPLACE
 from fusevol.log import LogOptions, LogVolume, create_volume, open_volume
 from fusevol.log.format import BLOCK_SHIFT, FANOUT
@@ -167,33 +167,54 @@ async def test_a_page_of_metadata_that_cannot_be_read_does_not_undo_what_was_not
         assert (await check_filesystem(volume)).findings == []
 
 
-async def test_a_commit_that_fails_half_way_is_never_made_durable() -> None:
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_there_is_no_barrier_without_a_commit_and_one_that_failed_is_tried_again(goes_on: bool) -> None:
     backend = await new_volume()
-    async with open_volume(backend, "v") as volume:
-        async with open_filesystem(volume) as filesystem:
-            make(filesystem, b"kept")
+
+    async def use(volume: LogVolume) -> None:
         filesystem = await load_filesystem(volume)
         for number in range(2000):
             make(filesystem, b"f%d" % number)
-        real, calls = volume.write_nowait, 0
-
-        def some(data: Buffer, offset: int) -> bool:
-            nonlocal calls
-            calls += 1
-            return calls < 10 and real(data, offset)
-
-        volume.write_nowait = some
-        with pytest.raises(BackendError):
-            await filesystem.sync()
-        volume.write_nowait = real
+        volume.write_all_nowait = lambda parts: False
         for attempt in (filesystem.sync, volume.flush, volume.checkpoint):
-            with pytest.raises(BackendError):
+            with pytest.raises(CorruptData, match="map"):
                 await attempt()
-        volume.abandon()
+        assert filesystem.lookup(ROOT, b"f1999").nlink == 1
+        make(filesystem, b"more")
+        if goes_on:
+            volume.write_all_nowait = volume.path.write_all_nowait
+            await filesystem.sync()
         filesystem.close()
+
+    async def use_all() -> None:
+        async with open_volume(backend, "v") as volume:
+            async with open_filesystem(volume) as filesystem:
+                make(filesystem, b"kept")
+            await use(volume)
+
+    if goes_on:
+        await use_all()
+    else:
+        with pytest.raises(VolumeBusy, match="unmounted"):
+            await use_all()
     async with open_volume(backend, "v") as volume, open_filesystem(volume) as filesystem:
-        assert [entry.name for entry in filesystem.entries(ROOT)] == [b"kept"]
+        assert len(filesystem.entries(ROOT, most=3000)) == (2002 if goes_on else 1)
         assert (await check_filesystem(volume)).findings == []
+
+
+async def test_what_is_freed_before_and_after_a_commit_that_failed_is_given_back_once() -> None:
+    async with fresh() as (fs, volume):
+        for name in (b"left", b"right"):
+            await fs.write(make(fs, name), b"x" * 3 * BLOCK, 0)
+        await fs.sync()
+        fs.unlink(ROOT, b"right")
+        volume.write_all_nowait = lambda parts: False
+        with pytest.raises(CorruptData):
+            await fs.sync()
+        volume.write_all_nowait = volume.path.write_all_nowait
+        fs.unlink(ROOT, b"left")
+        await fs.sync()
+        assert fs._database.all("SELECT * FROM discard") == []
 
 
 async def test_times_that_cannot_be_stored_become_the_nearest_that_can() -> None:
@@ -279,9 +300,8 @@ async def test_a_write_that_waited_through_a_restore_does_not_reach_the_restored
 async def test_a_volume_whose_filesystem_could_not_be_made_has_none() -> None:
     backend = await new_volume()
     async with open_volume(backend, "v") as volume:
-        real = volume.write_nowait
-        volume.write_nowait = lambda data, offset: offset < DATABASE and real(data, offset)
-        with pytest.raises(BackendError):
+        volume.write_all_nowait = lambda parts: False
+        with pytest.raises(CorruptData):
             await load_filesystem(volume)
         volume.abandon()
     async with open_volume(backend, "v") as volume:
