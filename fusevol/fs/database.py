@@ -112,9 +112,9 @@ class Database:
         return _Guard(self)
 
     def hurried(self, ask: Callable[[*Ts], T], *args: *Ts) -> T:
-        """What `ask` returns, which only reads, and does not wait for the store. Raises Absent where it would have to.
+        """What `ask` returns, which does not wait for the store. Raises Absent where it would have to.
 
-        Do not ask for changes in this way: half of one may be made by then.
+        A change that is made in this way is to be one that `changing` takes back as a whole.
         """
         self._vfs.hurried = True
         try:

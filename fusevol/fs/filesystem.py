@@ -8,7 +8,9 @@ the errno that Linux gives; failures of the store are FusevolErrors.
 import errno
 import logging
 import stat
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar, TypeVarTuple
 
 from fusevol.api.io import Buffer
 from fusevol.errors import CorruptData, FusevolError
@@ -21,6 +23,7 @@ from fusevol.fs.inodes import Inode, fail
 from fusevol.fs.layout import BLOCK, ROOT, SYMLINK_MAX, XATTR_MAX
 from fusevol.fs.names import RENAME_EXCHANGE, RENAME_WHITEOUT
 from fusevol.fs.readonly import ReadOnlyFilesystem, StatFs
+from fusevol.fs.vfs import Absent, Fetches
 from fusevol.fs.xattrs import CAPABILITY, check_name
 from fusevol.log import LogVolume, Snapshot
 from fusevol.log.mutex import Mutex
@@ -28,11 +31,15 @@ from fusevol.log.mutex import Mutex
 __all__ = ["Caller", "Changes", "Filesystem"]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
 _UNLIMITED = 1 << 50
 _LAST_TIME = (1 << 63) - 1
+#: How often a commit begins anew, since something is not at hand, before it waits where it stands.
+_FETCHES = 64
 _ROOT = Caller(0, 0)
 
 
@@ -47,8 +54,10 @@ class Filesystem(ReadOnlyFilesystem):
         self._freed: list[tuple[int, int]] = []
         self._begun = self._done = 0
         self._unborn = False
-        #: Whether it is worth while to `survey` before changes: they themselves wait where they stand.
         self.distant = volume.traits.remote
+        #: Makes a change for who can wait on a loop, which changes nothing and raises Absent where a distant store has
+        #: what it needs. Not for coroutines: before those, `survey`.
+        self.attempt = database.hurried if self.distant else _at_once
         # Whoever makes a barrier of the volume, it must have the metadata of all data before it.
         volume.prepare = self._commit
 
@@ -60,25 +69,9 @@ class Filesystem(ReadOnlyFilesystem):
         if attributes:
             self._xattrs(inode)
 
-    def survey_name(self, parent: int, name: bytes, *, moves: bool = False, goes: bool = False) -> None:
-        """Look at what a change of a name in a directory will look at.
-
-        moves: the name is taken from its file. goes: the file may go with it. Else it is to be a new one.
-        """
-        ino = self._names.find(parent, name)
-        if ino is None or moves or goes:
-            self._names.survey(parent, name)
-        if ino is None or not (moves or goes):
-            return
-        inode = self.get(ino)
-        if goes and inode.is_dir:
-            self._names.empty(ino)
-        elif goes and inode.nlink == 1:
-            self._xattrs(self.located(ino))
-
     # -- names ------------------------------------------------------------------------------------
 
-    def create(self, parent: int, name: bytes, mode: int, caller: Caller, *, rdev: int = 0) -> Inode:
+    def create(self, parent: int, name: bytes, mode: int, caller: Caller, rdev: int = 0) -> Inode:
         """A new file, directory, FIFO, socket or device, as `mode` says. The set-group-id bit is inherited.
 
         Raises OSError(EEXIST, ENOENT, EINVAL, ENAMETOOLONG), NoSpace where the store is all but full.
@@ -201,6 +194,8 @@ class Filesystem(ReadOnlyFilesystem):
                 if self._data.held(inode):
                     with self._database.changing():
                         self._data.delete(inode)
+            except Absent:
+                return  # `forget` comes soon
             except FusevolError as error:
                 log.warning("what the deleted file %d held is left to the next mount: %s", inode.ino, error)
                 return
@@ -215,6 +210,8 @@ class Filesystem(ReadOnlyFilesystem):
                 if inode.xattrs != ():
                     self._database.run("DELETE FROM xattr WHERE ino = ?", (inode.ino,))
                 self._database.run("DELETE FROM inode WHERE ino = ?", (inode.ino,))
+        except Absent:
+            raise
         except FusevolError as error:
             log.warning("the deleted file %d is left to the next mount: %s", inode.ino, error)
             return
@@ -266,7 +263,7 @@ class Filesystem(ReadOnlyFilesystem):
                 self._database.run("DELETE FROM xattr WHERE ino = ? AND name = ?", (inode.ino, name))
             inode.xattrs = tuple(other for other in names if other != name)
 
-    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0, *, member: bool = True) -> None:
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0, member: bool = True) -> None:
         """Set an extended attribute (setxattr(2)); an access ACL sets the mode, too.
 
         member: whether who does it is in the file's group; else an access ACL takes the set-group-id bit away.
@@ -413,10 +410,22 @@ class Filesystem(ReadOnlyFilesystem):
             if self._done > turn:
                 return  # a sync that began after this call did
             self._begun = begun = self._begun + 1
-            await self.volume.flush(self._commit)
+            await self._flush()
             self._done = begun
             await self._discard()
             await self.volume.relieve()
+
+    async def _flush(self) -> None:
+        """Make a barrier. What its commit needs of a distant store is fetched first, unless that is very much."""
+        with Fetches() as fetches:
+            for _ in range(_FETCHES if self.distant else 0):
+                try:
+                    await self.volume.flush(lambda: self.attempt(self._commit))
+                except Absent as absent:
+                    await fetches.fetch(absent)
+                else:
+                    return
+        await self.volume.flush(self._commit)
 
     async def _discard(self) -> None:
         freed, self._freed = self._freed, []
@@ -463,6 +472,10 @@ class Filesystem(ReadOnlyFilesystem):
             for (ino,) in self._database.all("SELECT ino FROM inode WHERE nlink = 0"):
                 self._remove(self.get(int(ino)))  # type: ignore[arg-type]
         await self._data.recover()
+
+
+def _at_once(change: Callable[[*Ts], T], *args: *Ts) -> T:
+    return change(*args)
 
 
 def _group(directory: Inode, caller: Caller) -> int:

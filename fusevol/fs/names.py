@@ -50,14 +50,6 @@ class Names:
             raise fail(errno.ENOENT)
         return self._inodes.get(ino)
 
-    def survey(self, parent: int, name: bytes) -> None:
-        """Look at where a name is, or would be, in the listing of its directory: it changes with every name."""
-        self._database.one(
-            "SELECT max(cookie) FROM entry INDEXED BY listing WHERE parent = ? AND cookie <="
-            " ifnull((SELECT cookie FROM entry WHERE parent = ? AND name = ?), ?)",
-            (parent, parent, name, self._cookie),
-        )
-
     def check_new(self, parent: Inode, name: bytes) -> None:
         """Raise OSError unless `name` can be made in `parent`: ENOENT (it is deleted), EEXIST, EINVAL."""
         if not name or b"/" in name or b"\0" in name or name in (b".", b".."):

@@ -117,8 +117,8 @@ class Nodes:
         self.generation += 1
 
     def forget(self, node: int) -> None:
-        """The kernel forgot it."""
+        """The kernel forgot it. Raises Absent, and is to be called again then."""
         if node & _SNAPSHOT or node == ROOT or node >> _GENERATION_SHIFT != self.generation:
             return
         if isinstance(self.tree, Filesystem):
-            self.tree.forget(node & _INO)
+            self.tree.attempt(self.tree.forget, node & _INO)

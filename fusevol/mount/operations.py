@@ -16,7 +16,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 
 from fusevol.api.io import Buffer
 from fusevol.errors import FusevolError, errno_of
-from fusevol.fs import Absent, Caller, Changes, Filesystem, ReadOnlyFilesystem, acl
+from fusevol.fs import Absent, Caller, Changes, Fetches, Filesystem, ReadOnlyFilesystem, acl
 from fusevol.fs.clock import now
 from fusevol.fs.inodes import Inode
 from fusevol.fs.layout import BLOCK, NAME_MAX
@@ -63,22 +63,13 @@ class VolumeOperations(Handling):
                 setattr(self, name, waiting)
 
     def _live(self, node: int, *, content: bool = False, attributes: bool = False) -> tuple[Filesystem, int]:
-        """The live filesystem and the inode number, for a change; of what, see `Filesystem.survey`.
+        """The live filesystem and the inode number, for a change that waits; of what, see `Filesystem.survey`.
 
         Raises OSError(EROFS, ESTALE), and Absent, as long as something is not at hand that the change needs.
         """
         filesystem, ino = self.nodes.live(node)
         if filesystem.distant:
             filesystem.hurried(lambda: filesystem.survey(ino, content=content, attributes=attributes))
-        return filesystem, ino
-
-    def _directory(
-        self, node: int, name: bytes, *, moves: bool = False, goes: bool = False, attributes: bool = False
-    ) -> tuple[Filesystem, int]:
-        """As `_live`, for a change of a name in a directory; of which kind, see `Filesystem.survey_name`."""
-        filesystem, ino = self._live(node, attributes=attributes)
-        if filesystem.distant:
-            filesystem.hurried(lambda: filesystem.survey_name(ino, name, moves=moves, goes=goes))
         return filesystem, ino
 
     def _attributes(self, inode: Inode, where: Node) -> EntryAttributes:
@@ -115,22 +106,23 @@ class VolumeOperations(Handling):
 
     @change
     async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
-        filesystem, ino = self._directory(parent, name, attributes=True)
-        return self._reply(parent, filesystem.create(ino, name, mode, _caller(ctx), rdev=rdev))
+        filesystem, ino = self.nodes.live(parent)
+        return self._reply(parent, filesystem.attempt(filesystem.create, ino, name, mode, _caller(ctx), rdev))
 
     @change
     async def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         self._check_name(parent, name)
-        filesystem, ino = self._directory(parent, name, attributes=True)
-        return self._reply(parent, filesystem.create(ino, name, stat.S_IFDIR | (mode & 0o7777), _caller(ctx)))
+        filesystem, ino = self.nodes.live(parent)
+        mode = stat.S_IFDIR | (mode & 0o7777)
+        return self._reply(parent, filesystem.attempt(filesystem.create, ino, name, mode, _caller(ctx)))
 
     @change
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         self._check_name(parent, name)
-        filesystem, ino = self._directory(parent, name, attributes=True)
-        inode = filesystem.create(ino, name, stat.S_IFREG | (mode & 0o7777), _caller(ctx))
+        filesystem, ino = self.nodes.live(parent)
+        inode = filesystem.attempt(filesystem.create, ino, name, stat.S_IFREG | (mode & 0o7777), _caller(ctx))
         filesystem.opened(inode.ino)
         entry = self._reply(parent, inode)
         return FileInfo(fh=entry.st_ino, keep_cache=True), entry
@@ -138,33 +130,33 @@ class VolumeOperations(Handling):
     @change
     async def symlink(self, parent: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
         self._check_name(parent, name)
-        filesystem, ino = self._directory(parent, name)
-        return self._reply(parent, filesystem.symlink(ino, name, target, _caller(ctx)))
+        filesystem, ino = self.nodes.live(parent)
+        return self._reply(parent, filesystem.attempt(filesystem.symlink, ino, name, target, _caller(ctx)))
 
     @change
     async def link(self, node: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         self._check_name(parent, name)
-        filesystem, ino = self._live(node)
-        return self._reply(node, filesystem.link(ino, self._directory(parent, name)[1], name))
+        filesystem, ino = self.nodes.live(node)
+        return self._reply(node, filesystem.attempt(filesystem.link, ino, self.nodes.live(parent)[1], name))
 
     @change
     async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
-        filesystem, ino = self._directory(parent, name, goes=True)
-        filesystem.unlink(ino, name)
+        filesystem, ino = self.nodes.live(parent)
+        filesystem.attempt(filesystem.unlink, ino, name)
 
     @change
     async def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
-        filesystem, ino = self._directory(parent, name, goes=True)
-        filesystem.rmdir(ino, name)
+        filesystem, ino = self.nodes.live(parent)
+        filesystem.attempt(filesystem.rmdir, ino, name)
 
     @change
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: RequestContext
     ) -> None:
         self._check_name(new_parent, new_name)
-        filesystem, ino = self._directory(parent, name, moves=True)
-        new_ino = self._directory(new_parent, new_name, goes=True)[1]
-        filesystem.rename(ino, name, new_ino, new_name, flags, _caller(ctx))
+        filesystem, ino = self.nodes.live(parent)
+        new_ino = self.nodes.live(new_parent)[1]
+        filesystem.attempt(filesystem.rename, ino, name, new_ino, new_name, flags, _caller(ctx))
 
     def _check_name(self, parent: int, name: bytes) -> None:
         """The control directory's name in the root is taken. Raises OSError(EEXIST)."""
@@ -281,9 +273,9 @@ class VolumeOperations(Handling):
                 raise OSError(errno_of(error), str(error)) from error
         # Not the whole of it: commands given as attributes go on while changes wait, or wait for changes.
         async with self.changing():
-            filesystem, ino = self._live(node, attributes=True)
-            member = name != acl.ACCESS or in_group(filesystem.get(ino).gid, ctx)
-            filesystem.setxattr(ino, name, value, member=member)
+            filesystem, ino = self.nodes.live(node)
+            member = name != acl.ACCESS or in_group(filesystem.hurried(filesystem.get, ino).gid, ctx)
+            filesystem.attempt(filesystem.setxattr, ino, name, value, 0, member)
 
     @handler
     async def listxattr(self, node: int, ctx: RequestContext) -> Sequence[bytes]:
@@ -295,8 +287,8 @@ class VolumeOperations(Handling):
 
     @change
     async def removexattr(self, node: int, name: bytes, ctx: RequestContext) -> None:
-        filesystem, ino = self._live(node, attributes=True)
-        filesystem.removexattr(ino, name)
+        filesystem, ino = self.nodes.live(node)
+        filesystem.attempt(filesystem.removexattr, ino, name)
 
     @handler
     async def access(self, node: int, mode: int, ctx: RequestContext) -> bool:
@@ -393,14 +385,25 @@ class VolumeOperations(Handling):
         except OSError:
             return  # of a tree that a restore replaced
         if isinstance(filesystem, Filesystem):
-            filesystem.released(where.ino)
+            filesystem.attempt(filesystem.released, where.ino)  # has what the file held go, or leaves that to `forget`
 
     # -- the whole --------------------------------------------------------------------------------
 
     async def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
-        await self.nodes.settled()
-        for node, _ in inodes:
-            self.nodes.forget(node)
+        with Fetches() as fetches:
+            for node, _ in inodes:
+                try:
+                    await self._forget(node, fetches)
+                except FusevolError as error:
+                    self.report(f"forget of {node}: {error}")  # the next mount does it
+
+    async def _forget(self, node: int, fetches: Fetches) -> None:
+        while True:
+            await self.nodes.settled()
+            try:
+                return self.nodes.forget(node)
+            except Absent as absent:
+                await fetches.fetch(absent)
 
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         await self.nodes.settled()

@@ -28,11 +28,25 @@ LARGE = random.Random(3).randbytes(40_000)
 
 
 class Cache(LocalCache):
-    """Notes what is read while the thread waits."""
+    """Notes what is read while the thread waits. emptied: has lost all but what is read from now on."""
 
     def __init__(self, store: Path, size: int = 1 << 26) -> None:
         super().__init__(lambda: FaultyBackend(ObjectBackend(f"file://{store}")), None, size)
         self.waited: list[tuple[int, int]] = []
+        self.emptied = False
+        self.since: set[int] = set()
+
+    def read_nowait(self, volume_id: str, size: int, offset: int) -> Buffer | None:
+        gone = self.emptied and offset not in self.since
+        return None if gone else super().read_nowait(volume_id, size, offset)
+
+    def read_kept(self, volume_id: str, size: int, offset: int) -> Buffer | None:
+        gone = self.emptied and offset not in self.since
+        return None if gone else super().read_kept(volume_id, size, offset)
+
+    async def read(self, volume_id: str, size: int, offset: int) -> Buffer:
+        self.since.update(range(offset, offset + size, BLOCK))
+        return await super().read(volume_id, size, offset)
 
     def read_blocking(self, volume_id: str, size: int, offset: int) -> Buffer:
         if self.read_nowait(volume_id, size, offset) is None:
@@ -244,15 +258,14 @@ async def test_what_is_damaged_fails_for_those_who_need_it_only(store: Path) -> 
     await cache.aclose()
 
 
-async def test_changes_wait_for_nothing_after_a_survey(store: Path) -> None:
+async def test_changes_wait_for_nothing(store: Path) -> None:
     rng = random.Random(2)
     async with opened(store) as (fs, cache):
         directory = await found(fs, b"d")
+        deep = [directory]
+        for number in range(3):
+            deep.append((await fs.asked(fs.create, deep[-1], b"deep%d" % number, stat.S_IFDIR | 0o755, ME)).ino)
         numbers = iter(rng.sample(range(FILES), 60))
-
-        async def surveyed(parent: int, name: bytes, **kind: bool) -> None:
-            await fs.asked(fs.survey, parent)
-            await fs.asked(lambda: fs.survey_name(parent, name, **kind))
 
         async def file(number: int, **what: bool) -> int:
             ino = await found(fs, b"d/" + name(number))
@@ -261,21 +274,45 @@ async def test_changes_wait_for_nothing_after_a_survey(store: Path) -> None:
 
         for turn in range(4):
             one, other, third, fourth, *rest = (next(numbers) for _ in range(9))
-            await surveyed(directory, name(one), goes=True)
-            fs.unlink(directory, name(one))
-            await surveyed(directory, name(other), moves=True)
-            await surveyed(directory, name(third), goes=True)
-            fs.rename(directory, name(other), directory, name(third))
-            await fs.asked(lambda: fs.survey(directory, attributes=True))
-            await surveyed(directory, b"new%d" % turn)
-            fs.create(directory, b"new%d" % turn, stat.S_IFREG | 0o644, ME)
+            await fs.asked(fs.unlink, directory, name(one))
+            await fs.asked(fs.rename, directory, name(other), directory, name(third))
+            await fs.asked(fs.create, directory, b"new%d" % turn, stat.S_IFREG | 0o644, ME)
             ino = await file(fourth)
-            await surveyed(directory, b"link%d" % turn)
-            fs.link(ino, directory, b"link%d" % turn)
-            fs.setxattr(await file(rest[0], attributes=True), b"user.more", b"more")
-            fs.removexattr(await file(rest[1], attributes=True), b"user.number")
+            await fs.asked(fs.link, ino, directory, b"link%d" % turn)
+            await fs.asked(fs.setxattr, await file(rest[0]), b"user.more", b"more")
+            await fs.asked(fs.removexattr, await file(rest[1]), b"user.number")
             await fs.setattr(await file(rest[2], content=True, attributes=True), Changes(size=100))
             await fs.setattr(await file(rest[3], attributes=True), Changes(mode=0o600))
             await fs.write(await file(rest[4], content=True, attributes=True), b"written", 10 * BLOCK + 10)
             await fs.sync()
+        await fs.asked(fs.rename, deep[2], b"deep2", ROOT, b"moved")
         assert cache.waited == []
+
+
+async def test_a_commit_waits_for_nothing_either(store: Path) -> None:
+    async with opened(store) as (fs, cache):
+        inos = [await found(fs, b"d/" + name(number)) for number in range(0, FILES, 25)]
+        for ino in inos:
+            await fs.setattr(ino, Changes(mode=0o600))
+        fs._database.run("PRAGMA cache_size=0")  # nor does SQLite keep any
+        cache.emptied = True
+        cache.waited.clear()
+        cache.since.clear()
+        await fs.sync()
+        assert len(cache.since) > 4
+        assert cache.waited == []
+        assert all(fs.get(ino).mode == stat.S_IFREG | 0o600 for ino in inos)
+
+
+async def test_deleting_nearly_all_there_is_waits_for_no_neighbours_and_leaves_the_rest(store: Path) -> None:
+    async with opened(store) as (fs, cache):
+        directory = await found(fs, b"d")
+        # Pages run empty, and are joined with what is beside them.
+        gone = [number for number in range(FILES) if number % 20 > 1]
+        for number in random.Random(5).sample(gone, len(gone)):
+            ino = await found(fs, b"d/" + name(number))
+            await fs.asked(fs.unlink, directory, name(number))
+            await fs.asked(fs.forget, ino)
+        assert cache.waited == []
+        entries = await fs.asked(fs.entries, directory)
+        assert [entry.name for entry in entries] == [name(n) for n in range(FILES) if n % 20 <= 1]
