@@ -12,7 +12,7 @@ from fusevol.fs.layout import BLOCK, DATA_BLOCK, DATABASE, FS_VERSION, SCHEMA, S
 from fusevol.fs.vfs import VolumeVFS
 from fusevol.log import LogVolume, SnapshotView
 
-__all__ = ["Database", "read_superblock", "write_superblock"]
+__all__ = ["Database", "read_superblock"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -39,13 +39,9 @@ async def read_superblock(volume: LogVolume | SnapshotView) -> bool:
     return True
 
 
-def write_superblock(volume: LogVolume) -> None:
-    """Say that there is a filesystem; for right before the barrier that is to hold it."""
+def _superblock() -> bytes:
     head = SUPERBLOCK.pack(SUPERBLOCK_MAGIC, FS_VERSION, 0)[:16]
-    data = SUPERBLOCK.pack(SUPERBLOCK_MAGIC, FS_VERSION, xxh3_64_intdigest(head))
-    with volume.blocking():
-        if not volume.write_nowait(data.ljust(BLOCK, b"\0"), 0):
-            raise BackendError("the superblock could not be written")
+    return SUPERBLOCK.pack(SUPERBLOCK_MAGIC, FS_VERSION, xxh3_64_intdigest(head)).ljust(BLOCK, b"\0")
 
 
 class Database:
@@ -205,12 +201,12 @@ class Database:
             self.run("COMMIT")
         self._begun = False
 
-    def write_out(self) -> None:
+    def write_out(self, *, first: bool = False) -> None:
         """Hand what was committed to the log; without an await, and before the barrier that is to hold it.
 
-        Where that raises nothing of it is there yet, and it may be tried again.
+        first: and say that there is a filesystem. Where that raises nothing is there yet, and it may be tried again.
         """
-        self._vfs.write_out()
+        self._vfs.write_out(*[(_superblock(), 0)] if first else [])
 
     @property
     def committed(self) -> bool:

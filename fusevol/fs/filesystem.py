@@ -18,7 +18,7 @@ from fusevol.fs import acl
 from fusevol.fs.arguments import Caller, Changes
 from fusevol.fs.clock import now
 from fusevol.fs.data import FileData
-from fusevol.fs.database import Database, write_superblock
+from fusevol.fs.database import Database
 from fusevol.fs.inodes import Inode, fail
 from fusevol.fs.layout import BLOCK, ROOT, SYMLINK_MAX, XATTR_MAX
 from fusevol.fs.names import RENAME_EXCHANGE, RENAME_WHITEOUT
@@ -395,10 +395,8 @@ class Filesystem(ReadOnlyFilesystem):
         self._database.commit()
         self._inodes.written()
         self._freed += self._data.written()
-        self._database.write_out()
-        if self._unborn:
-            write_superblock(self.volume)
-            self._unborn = False
+        self._database.write_out(first=self._unborn)
+        self._unborn = False
 
     async def sync(self) -> None:
         """Make everything durable, as one barrier. Concurrent callers share the work.

@@ -80,14 +80,15 @@ class VolumeVFS(apsw.VFS):
         flags[1] = flags[0]
         return _File(self)  # type: ignore[return-value]  # apsw asks for the methods, not for the class
 
-    def write_out(self) -> None:
-        """Hand what was committed to the log: all of it or, where this raises, nothing."""
-        if not self.committed:
-            return
+    def write_out(self, *others: tuple[bytes, int]) -> None:
+        """Hand what was committed to the log, and others as (bytes, offset): all or, where this raises, nothing."""
         if not isinstance(self.volume, LogVolume):
             raise BackendError("the metadata of a snapshot was to be written")
+        parts = [(data, DATABASE + offset) for offset, data in sorted(self.committed.items())]
+        parts += others
+        if not parts:
+            return
         with self.volume.blocking():
-            parts = [(data, DATABASE + offset) for offset, data in sorted(self.committed.items())]
             if not self.volume.write_all_nowait(parts):
                 raise CorruptData(
                     "the metadata cannot be written: a part of the map is damaged", hint="check the volume"

@@ -407,7 +407,11 @@ class VolumeOperations(Handling):
 
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         await self.nodes.settled()
-        numbers = self.nodes.tree.statfs()
+        try:
+            numbers = self.nodes.tree.statfs()
+        except FusevolError as error:
+            self.report(f"statfs: {error}")
+            raise FUSEError(errno_of(error)) from error
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = BLOCK
         data.f_blocks, data.f_bfree, data.f_bavail = numbers.blocks, numbers.free, numbers.free
