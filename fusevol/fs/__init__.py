@@ -5,7 +5,7 @@ puts SQLite's file into the volume. `layout` has the schema and says what is whe
 """
 
 from fusevol.fs.filesystem import Caller, Changes, Filesystem
-from fusevol.fs.opening import fetch_metadata, load_filesystem, open_filesystem
+from fusevol.fs.opening import fetch_metadata, leave_filesystem, load_filesystem, open_filesystem
 from fusevol.fs.readonly import ReadOnlyFilesystem, StatFs, open_snapshot
 from fusevol.fs.vfs import Absent, Fetches
 
@@ -18,6 +18,7 @@ __all__ = [
     "ReadOnlyFilesystem",
     "StatFs",
     "fetch_metadata",
+    "leave_filesystem",
     "load_filesystem",
     "open_filesystem",
     "open_snapshot",

@@ -55,6 +55,8 @@ class Database:
         self._lost: FusevolError | None = None
         self._closed: FusevolError | None = None
         self._counters: dict[str, int] = {}
+        #: Whether any of them was set in the open transaction.
+        self._counted = False
         self._changing = _Changing(self)
         try:
             self.connection = apsw.Connection("fusevol", flags=flags, vfs=self._vfs.name, statementcachesize=200)
@@ -176,6 +178,7 @@ class Database:
         if self._counters.get(key) != value:
             self.run("INSERT OR REPLACE INTO counter VALUES (?, ?)", (key, value))
             self._counters[key] = value
+            self._counted = True
 
     def begin(self) -> None:
         """Open a transaction, if none is open. Raises what an earlier one was lost by; as all do once it is closed."""
@@ -190,7 +193,8 @@ class Database:
 
     def undo(self) -> None:
         """Take back what was changed since the innermost `changing` began."""
-        self._counters.clear()
+        if self._counted:
+            self._counters.clear()
         if self.connection.in_transaction:
             self.run("ROLLBACK TO change")
             self.run("RELEASE change")
@@ -199,12 +203,12 @@ class Database:
         """End the transaction. Its pages are still to be handed to the log."""
         if self.connection.in_transaction:
             self.run("COMMIT")
-        self._begun = False
+        self._begun = self._counted = False
 
     def write_out(self, *, first: bool = False) -> None:
         """Hand what was committed to the log; without an await, and before the barrier that is to hold it.
 
-        first: and say that there is a filesystem. Where that raises nothing is there yet, and it may be tried again.
+        first: and say that there is a filesystem. Where that raises there must be no barrier before it is through.
         """
         self._vfs.write_out(*[(_superblock(), 0)] if first else [])
 
@@ -218,7 +222,8 @@ class Database:
         if self._closed is None and self.connection.in_transaction:
             self.run("ROLLBACK")
         self._begun = False
-        self._closed = why or VolumeBusy("the volume was restored, or unmounted, before a request was through")
+        if why or self._closed is None:
+            self._closed = why or VolumeBusy("the volume was restored, or unmounted, before a request was through")
         self.connection.close()
 
 

@@ -462,10 +462,6 @@ class Filesystem(ReadOnlyFilesystem):
 
     async def recover(self) -> None:
         """Finish what an earlier mount left: files deleted while open, discards that were still to come."""
-        if self.distant:
-            with suppress(FusevolError):  # who needs it is told
-                for table in ("inode", "extent"):
-                    await self.asked(self._database.one, f"SELECT max(ino) FROM {table}")  # where new files go
         with suppress(CorruptData):
             for (ino,) in self._database.all("SELECT ino FROM inode WHERE nlink = 0"):
                 self._remove(self.get(int(ino)))  # type: ignore[arg-type]

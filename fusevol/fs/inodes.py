@@ -125,6 +125,7 @@ class InodeTable:
         self._cache: dict[int, Inode] = {}
         self._dirty: dict[int, Inode] = {}
         self._next = database.counter("next_ino", 2)
+        self._seen_end = False
         #: How many there are.
         self.count = database.total("files", TOTAL_FILES)
 
@@ -159,6 +160,11 @@ class InodeTable:
 
     def make(self, mode: int, uid: int, gid: int, *, rdev: int = 0, data: bytes | None = None) -> Inode:
         """A new inode with one link (a directory: two), to be entered somewhere and then to be added."""
+        if not self._seen_end:
+            # Where the rows will go; were it damaged, no commit would go through any more.
+            for table in ("inode", "extent"):
+                self._database.one(f"SELECT max(ino) FROM {table}")
+            self._seen_end = True
         born = now()
         nlink = 2 if stat.S_ISDIR(mode) else 1
         size = len(data) if data else 0

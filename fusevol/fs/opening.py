@@ -11,7 +11,7 @@ from fusevol.fs.filesystem import Filesystem
 from fusevol.fs.layout import BLOCK, DATA_BLOCK, DATABASE
 from fusevol.log import LogVolume, SnapshotView
 
-__all__ = ["fetch_metadata", "load_filesystem", "open_filesystem"]
+__all__ = ["fetch_metadata", "leave_filesystem", "load_filesystem", "open_filesystem"]
 
 _FETCH_BLOCKS = 256
 _FETCHES = 8
@@ -61,6 +61,18 @@ async def fetch_metadata(volume: LogVolume | SnapshotView) -> None:
                 nursery.start_soon(fetch, block, min(_FETCH_BLOCKS, first + mapped - block))
 
 
+async def leave_filesystem(filesystem: Filesystem) -> None:
+    """Sync it, unless its volume was abandoned, and close it. What fails is what the volume says from then on."""
+    try:
+        if not filesystem.volume.abandoned:
+            await filesystem.sync()
+    except FusevolError as error:
+        filesystem.close(error)
+        raise
+    finally:
+        filesystem.close()
+
+
 @asynccontextmanager
 async def open_filesystem(volume: LogVolume) -> AsyncIterator[Filesystem]:
     """The filesystem in a volume, as `load_filesystem` makes it; synced and closed on leaving, however it is left."""
@@ -68,9 +80,5 @@ async def open_filesystem(volume: LogVolume) -> AsyncIterator[Filesystem]:
     try:
         yield filesystem
     finally:
-        try:
-            if not volume.abandoned:
-                with trio.CancelScope(shield=True):
-                    await filesystem.sync()
-        finally:
-            filesystem.close()
+        with trio.CancelScope(shield=True):
+            await leave_filesystem(filesystem)

@@ -41,6 +41,7 @@ class ReadOnlyFilesystem:
         self._inodes = InodeTable(database)
         self._names = Names(database, self._inodes)
         self._data: FileReader = FileReader(volume, database)
+        self._statfs: StatFs | None = None
         self.get = self._inodes.get
         #: For who can wait on a loop, and has this raise Absent where it would have to. For what changes nothing.
         self.hurried = database.hurried
@@ -139,8 +140,10 @@ class ReadOnlyFilesystem:
 
     def statfs(self) -> StatFs:
         """What statfs(2) says: of what cannot be written, that it is full."""
-        blocks, files = self._database.total("blocks", TOTAL_BLOCKS), self._database.total("files", TOTAL_FILES)
-        return StatFs(blocks, 0, files, 0)
+        if self._statfs is None:
+            blocks, files = self._database.total("blocks", TOTAL_BLOCKS), self._database.total("files", TOTAL_FILES)
+            self._statfs = StatFs(blocks, 0, files, 0)
+        return self._statfs
 
     def close(self, why: FusevolError | None = None) -> None:
         """Close the database; what was not synced is dropped. Who asks all the same is told why, or VolumeBusy."""

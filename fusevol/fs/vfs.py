@@ -81,7 +81,7 @@ class VolumeVFS(apsw.VFS):
         return _File(self)  # type: ignore[return-value]  # apsw asks for the methods, not for the class
 
     def write_out(self, *others: tuple[bytes, int]) -> None:
-        """Hand what was committed to the log, and others as (bytes, offset): all or, where this raises, nothing."""
+        """Hand what was committed to the log, and others as (bytes, offset). No barrier may come before it is through."""
         if not isinstance(self.volume, LogVolume):
             raise BackendError("the metadata of a snapshot was to be written")
         parts = [(data, DATABASE + offset) for offset, data in sorted(self.committed.items())]
@@ -90,9 +90,7 @@ class VolumeVFS(apsw.VFS):
             return
         with self.volume.blocking():
             if not self.volume.write_all_nowait(parts):
-                raise CorruptData(
-                    "the metadata cannot be written: a part of the map is damaged", hint="check the volume"
-                )
+                raise CorruptData("the metadata cannot be written: the map is damaged", hint="check the volume")
         self.committed = {}
 
     def xAccess(self, pathname: str, flags: int) -> bool:  # noqa: N802

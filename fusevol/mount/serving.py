@@ -13,7 +13,7 @@ import trio
 
 from fusevol.backends.base import Backend
 from fusevol.errors import NotSupported
-from fusevol.fs import Filesystem, fetch_metadata, load_filesystem, open_snapshot
+from fusevol.fs import Filesystem, fetch_metadata, leave_filesystem, load_filesystem, open_snapshot
 from fusevol.fs.layout import ROOT
 from fusevol.log import Claim, LogOptions, LogVolume, open_volume
 from fusevol.mount.control import Control, NoControl
@@ -227,7 +227,4 @@ async def _serve(
     finally:
         with trio.CancelScope(shield=True):
             await served.close()
-            try:
-                await nodes.filesystem.sync()
-            finally:
-                nodes.filesystem.close()
+            await leave_filesystem(nodes.filesystem)

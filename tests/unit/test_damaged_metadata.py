@@ -18,7 +18,7 @@ import pytest
 
 from fusevol.backends.memory import MemoryBackend
 from fusevol.errors import CorruptData, FusevolError
-from fusevol.fs import Caller, Changes, Filesystem, load_filesystem
+from fusevol.fs import Caller, Changes, Filesystem, load_filesystem, open_filesystem
 from fusevol.fs.acl import ACCESS
 from fusevol.fs.check import check_filesystem
 from fusevol.fs.layout import BLOCK, DATA_BLOCK, DATABASE, ROOT
@@ -331,3 +331,62 @@ async def test_a_change_that_meets_with_damage_is_made_as_a_whole_or_not_at_all(
             backend.bad = None
             assert await mounted_again(backend) == after
     assert failures
+
+
+async def test_a_file_is_not_created_where_its_row_could_not_be_written_and_all_else_goes_on(start: Start) -> None:
+    backend = start.backend.copy()
+    async with open_volume(backend, "v", options=QUIET) as volume:
+        fs = await load_filesystem(volume)
+        last = [block for block in start.blocks if await needed_for_the_last_file(fs, backend, block)]
+        assert last
+        fs.close()
+    for backend.bad in last:
+        async with open_volume(backend, "v", options=QUIET) as volume, open_filesystem(volume) as fs:
+            with pytest.raises(CorruptData):
+                fs.create(ROOT, b"new", FILE, ME)
+            with pytest.raises(CorruptData):
+                fs.symlink(ROOT, b"new", b"target", ME)
+            await fs.write(file(fs, 2, 31), b"other", 0)
+            await fs.sync()
+    backend.bad = None
+    async with open_volume(backend, "v", options=QUIET) as volume, open_filesystem(volume) as fs:
+        assert bytes(await fs.read(file(fs, 2, 31), 5, 0)) == b"other"
+
+
+async def needed_for_the_last_file(fs: Filesystem, backend: Damaged, block: int) -> bool:
+    """Whether it is where the rows of the newest inodes are, and of none that is older."""
+    backend.bad = block
+    found = []
+    for order in ("max", "min"):
+        fs._database.run("PRAGMA cache_size=0")  # nothing is kept from before
+        try:
+            fs._database.one(f"SELECT {order}(ino) FROM inode")
+        except CorruptData:
+            found.append(order)
+    backend.bad = None
+    return found == ["max"]
+
+
+async def test_a_refused_change_leaves_the_volume_as_it_is(start: Start) -> None:
+    async with (
+        open_volume(start.backend.copy(), "v", options=QUIET) as volume,
+        open_filesystem(volume) as fs,
+    ):
+        await fs.sync()
+        taken = await fs.snapshot("here")
+        with pytest.raises(OSError, match="ENOTEMPTY"):
+            fs.rmdir(ROOT, b"dir1")
+        with pytest.raises(OSError, match="EEXIST"):
+            fs.link(file(fs, 1, 30), ROOT, b"dir1")
+        await fs.sync()
+        assert volume.unchanged_since(taken)
+
+
+async def test_what_the_last_sync_failed_with_is_what_leaving_the_volume_fails_with(start: Start) -> None:
+    async def use() -> None:
+        async with open_volume(start.backend.copy(), "v", options=QUIET) as volume, open_filesystem(volume) as fs:
+            fs.create(ROOT, b"new", FILE, ME)
+            volume.write_all_nowait = lambda parts: False
+
+    with pytest.raises(CorruptData, match="the map is damaged"):
+        await use()
