@@ -81,7 +81,7 @@ class VolumeVFS(apsw.VFS):
         return _File(self)  # type: ignore[return-value]  # apsw asks for the methods, not for the class
 
     def write_out(self, *others: tuple[bytes, int]) -> None:
-        """Hand what was committed to the log, and others as (bytes, offset). No barrier may come before it is through."""
+        """Hand what was committed to the log, and others as (bytes, offset). No barrier may come before."""
         if not isinstance(self.volume, LogVolume):
             raise BackendError("the metadata of a snapshot was to be written")
         parts = [(data, DATABASE + offset) for offset, data in sorted(self.committed.items())]
