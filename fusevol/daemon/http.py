@@ -62,7 +62,12 @@ _STATUS: tuple[tuple[type[FusevolError], int], ...] = (
 
 
 class _Server(TCPServer):
-    """hypercorn's connection, which may be sent to while it is being closed, too: nobody is there any more then."""
+    """hypercorn's connection. It ends when the client does, and may be sent to while it is being closed, too."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        # Else it is kept, with its descriptor, for as long as a client that is there may say nothing.
+        await self.idle_task.stop()
 
     async def protocol_send(self, event: Event) -> None:
         try:

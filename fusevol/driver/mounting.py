@@ -1,7 +1,6 @@
 """Mounting and unmounting: starting and ending the process that serves a volume."""
 
 import os
-import select
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -319,12 +318,14 @@ def _unmount(path: str, name: str) -> list[str]:
 
 def _wait(server: Process, name: str) -> None:
     """Wait for a process to end. Blocks."""
+    from fusevol.mount.process import readable
+
     try:
         fd = os.pidfd_open(server.pid)
     except ProcessLookupError:
         return
     try:
-        if server.alive and not select.select([fd], [], [], _PATIENCE)[0]:
+        if server.alive and not readable(fd, _PATIENCE):
             raise VolumeBusy(f'volume "{name}" is unmounted, but its last writes are still under way')
     finally:
         os.close(fd)

@@ -35,7 +35,7 @@ import trio
 import fusevol.errors
 from fusevol.errors import BackendError, FusevolError, InvalidArgument, exit_code_of
 
-__all__ = ["Arguments", "Entry", "run", "spawn"]
+__all__ = ["Arguments", "Entry", "readable", "run", "spawn"]
 
 Arguments = Mapping[str, Any]
 Entry = Callable[[Arguments, Callable[[], None]], Awaitable[None]]
@@ -156,7 +156,7 @@ def _reports(read_end: int, timeout: float) -> Iterator[dict[str, Any]]:
     deadline = time.monotonic() + timeout
     said = b""
     while (left := deadline - time.monotonic()) > 0:
-        if not select.select([read_end], [], [], left)[0]:
+        if not readable(read_end, left):
             return
         more = os.read(read_end, 65536)
         if not more:
@@ -165,9 +165,17 @@ def _reports(read_end: int, timeout: float) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, lines)
 
 
+def readable(fd: int, seconds: float) -> bool:
+    """Wait until there is something to be read, or an end; whether there is. For a pidfd: whether it has ended."""
+    # Not select(2), which takes no descriptor above 1023: a daemon with many clients has those.
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
 def _closed(read_end: int, timeout: float) -> bool:
     """Whether all processes that could write to the pipe have ended."""
-    return bool(select.select([read_end], [], [], timeout)[0]) and not os.read(read_end, 65536)
+    return readable(read_end, timeout) and not os.read(read_end, 65536)
 
 
 def _end(group: int, read_end: int) -> None:

@@ -61,6 +61,14 @@ def test_a_server_is_ready_and_on_its_own_when_spawn_returns(tmp_path: Path, log
     assert last_line(log_file).endswith("ended: unmounted")
 
 
+def test_who_has_very_many_files_open_can_start_a_server(tmp_path: Path, log_file: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(1100):  # select(2) takes none above 1023
+            stack.enter_context(open(os.devnull))
+        with spawned(tmp_path, log_file) as pid:
+            assert running(pid)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_server_in_good_order(tmp_path: Path, log_file: Path, number: signal.Signals) -> None:
     with spawned(tmp_path, log_file) as pid:
