@@ -90,7 +90,7 @@ class DataPath:
         return self.write_all_nowait([(data, offset)])
 
     def write_all_nowait(self, parts: Sequence[tuple[Buffer, int]]) -> bool:
-        """As `write_nowait`, to several places: all of it, or nothing."""
+        """As `write_nowait`, to several places at once."""
         log = self._writable()
         for data, offset in parts:
             _check_range(len(data), offset)

@@ -390,20 +390,26 @@ class VolumeOperations(Handling):
     # -- the whole --------------------------------------------------------------------------------
 
     async def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
-        with Fetches() as fetches:
-            for node, _ in inodes:
-                try:
-                    await self._forget(node, fetches)
-                except FusevolError as error:
-                    self.report(f"forget of {node}: {error}")  # the next mount does it
-
-    async def _forget(self, node: int, fetches: Fetches) -> None:
-        while True:
-            await self.nodes.settled()
+        for node, _ in inodes:
+            if self.nodes.replacing is not None:
+                await self.nodes.settled()
             try:
-                return self.nodes.forget(node)
+                self.nodes.forget(node)
             except Absent as absent:
-                await fetches.fetch(absent)
+                await self._forget(node, absent)
+
+    async def _forget(self, node: int, absent: Absent) -> None:
+        try:
+            with Fetches() as fetches:
+                while True:
+                    await fetches.fetch(absent)
+                    await self.nodes.settled()
+                    try:
+                        return self.nodes.forget(node)
+                    except Absent as another:
+                        absent = another
+        except FusevolError as error:
+            self.report(f"forget of {node}: {error}")  # the next mount does it
 
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         await self.nodes.settled()

@@ -10,7 +10,7 @@ import trio.testing
 from fusevol.api.io import Buffer
 from fusevol.backends.memory import MemoryBackend
 from fusevol.errors import BackendError, CorruptData, SnapshotNotFound, VolumeBusy
-from fusevol.fs import Changes, load_filesystem, open_filesystem
+from fusevol.fs import Changes, leave_filesystem, load_filesystem, open_filesystem
 from fusevol.fs.check import check_filesystem
 from fusevol.fs.layout import BLOCK, ROOT
 from fusevol.log import LogVolume, create_volume, open_volume
@@ -155,28 +155,28 @@ async def served(backend: MemoryBackend) -> AsyncIterator[tuple[Served, list[set
         nodes = Nodes(await load_filesystem(volume))
         quiesce = Quiesce(lambda: False, nothing, 1)
         yield Served(volume, nodes, Requests(), quiesce, "v", nothing, forget, Outside()), forgotten
-        await nodes.filesystem.sync()
-        nodes.filesystem.close()
+        await leave_filesystem(nodes.filesystem)
 
 
-async def with_a_damaged_snapshot() -> Damaged:
-    """Its first page of metadata is damaged, and the live tree has another one."""
+async def many_files_and_an_early_snapshot() -> tuple[Damaged, int]:
+    """A snapshot of one file, and a live tree of very many more; where the first page of the snapshot's metadata is."""
     backend = Damaged()
     await create_volume(backend, "v")
     async with open_volume(backend, "v") as volume, open_filesystem(volume) as fs:
         make(fs, b"first")
         await fs.snapshot("early")
-        bad = (await metadata_blocks(volume))[0]
+        first = (await metadata_blocks(volume))[0]
         for number in range(3000):  # until a page is added
             make(fs, b"%d" % number)
         await fs.sync()
-        assert (await metadata_blocks(volume))[0] != bad
-    backend.bad = bad
-    return backend
+        assert (await metadata_blocks(volume))[0] != first
+    return backend, first
 
 
 async def test_a_snapshot_that_could_not_be_mounted_is_not_restored() -> None:
-    async with served(await with_a_damaged_snapshot()) as (mount, forgotten):
+    backend, first = await many_files_and_an_early_snapshot()
+    backend.bad = first
+    async with served(backend) as (mount, forgotten):
         fs = mount.nodes.filesystem
         with pytest.raises(CorruptData):
             await mount.restore("early")
@@ -189,13 +189,7 @@ async def test_a_snapshot_that_could_not_be_mounted_is_not_restored() -> None:
 
 
 async def test_a_live_tree_that_is_damaged_can_be_restored() -> None:
-    backend = Damaged()
-    await create_volume(backend, "v")
-    async with open_volume(backend, "v") as volume, open_filesystem(volume) as fs:
-        make(fs, b"first")
-        await fs.snapshot("early")
-        for number in range(3000):
-            make(fs, b"%d" % number)
+    backend, _ = await many_files_and_an_early_snapshot()
     async with served(backend) as (mount, _):
         fs = mount.nodes.filesystem
         page = fs._database.one("SELECT rootpage FROM sqlite_schema WHERE name = 'listing'")
