@@ -6,10 +6,14 @@ not used for long are forgotten.
 
 import errno
 import stat
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
+from typing import cast
 
+from fusevol.errors import FusevolError
 from fusevol.fs.clock import now
-from fusevol.fs.database import Database
+from fusevol.fs.database import Database, Value
 from fusevol.fs.layout import TOTAL_FILES
 
 __all__ = ["INODE_COLUMNS", "Extent", "Inode", "InodeTable", "fail"]
@@ -37,6 +41,9 @@ INODE_COLUMNS = ", ".join(
         "data",
     ]
 )
+_SELECT = f"SELECT {INODE_COLUMNS} FROM inode AS i"
+#: A few pages of rows.
+_MOST_AHEAD = 64
 
 
 def fail(code: int) -> OSError:
@@ -126,20 +133,33 @@ class InodeTable:
         self._dirty: dict[int, Inode] = {}
         self._next = database.counter("next_ino", 2)
         self._seen_end = False
+        self._expected, self._ahead = 0, 1
         #: How many there are.
         self.count = database.total("files", TOTAL_FILES)
 
     def get(self, ino: int) -> Inode:
         """The inode. Raises OSError(ESTALE) if there is none."""
         inode = self._cache.get(ino)
-        if inode is None:
-            row = self._database.one(f"SELECT {INODE_COLUMNS} FROM inode AS i WHERE ino = ?", (ino,))
-            if row is None:
-                raise fail(errno.ESTALE)
-            inode = self._remember(Inode(*row))  # type: ignore[arg-type]
-        return inode
+        return self._load(ino) if inode is None else inode
 
-    def loaded(self, ino: int, columns: list[int | bytes | None]) -> Inode:
+    def _load(self, ino: int) -> Inode:
+        """Files are often looked at in the order they were made: who goes on like that has the next ones loaded too."""
+        ahead = self._ahead = min(2 * self._ahead, _MOST_AHEAD) if 0 <= ino - self._expected < _MOST_AHEAD else 1
+        self._expected = ino + 1
+        if ahead > 1:
+            # What is damaged, or not at hand, may be another's row: who wants that one is told.
+            with suppress(FusevolError):
+                for row in self._database.each(f"{_SELECT} WHERE ino >= ? LIMIT ?", (ino, ahead)):
+                    self._expected = self.loaded(cast(int, row[0]), row).ino + 1
+        inode = self._cache.get(ino)
+        if inode is not None:
+            return inode
+        found = self._database.one(f"{_SELECT} WHERE ino = ?", (ino,))
+        if found is None:
+            raise fail(errno.ESTALE)
+        return self._remember(Inode(*found))  # type: ignore[arg-type]
+
+    def loaded(self, ino: int, columns: Sequence[Value]) -> Inode:
         """The inode, made from its row unless it is in memory. Raises OSError(ESTALE) for a row that is not there."""
         inode = self._cache.get(ino)
         if inode is None:

@@ -367,6 +367,34 @@ async def needed_for_the_last_file(fs: Filesystem, backend: Damaged, block: int)
     return found == ["max"]
 
 
+async def test_which_files_damage_hides_does_not_depend_on_which_were_looked_at_before(start: Start) -> None:
+    inos = range(ROOT, 4 * 60)
+    hiding = 0
+    for number in sampled("which files", start):
+        print(f"block {number} is damaged")
+        hidden = []
+        for order in (inos, random.Random(number).sample(inos, len(inos))):
+            backend = start.backend.copy()
+            async with open_volume(backend, "v", options=QUIET) as volume:
+                fs = await load_filesystem(volume)
+                backend.bad = start.blocks[number]
+                fs._database.run("PRAGMA cache_size=0")  # nothing is kept from before
+                hidden.append({ino for ino in order if await is_hidden(fs, ino)})
+                backend.bad = None
+                fs.close()
+        assert hidden[0] == hidden[1]
+        hiding += bool(hidden[0])
+    assert hiding
+
+
+async def is_hidden(fs: Filesystem, ino: int) -> bool:
+    try:
+        assert fs.get(ino).ino == ino
+    except CorruptData:
+        return True
+    return False
+
+
 async def test_a_refused_change_leaves_the_volume_as_it_is(start: Start) -> None:
     async with (
         open_volume(start.backend.copy(), "v", options=QUIET) as volume,
