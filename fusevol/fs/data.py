@@ -176,6 +176,7 @@ class FileData(FileReader):
         if offset > len(old):
             old = old.ljust(offset, b"\0")
         inode.data = old[:offset] + bytes(data) + old[end:]
+        self._inodes.changed(inode)
         self._grown(inode, end, timed)
         return True
 
@@ -192,18 +193,22 @@ class FileData(FileReader):
             if inode.data is data:
                 self._map(inode, 0, address, 1)
                 break
-            self._freed.append((address, 1))  # it was changed meanwhile, or moved by somebody else
+            # It was changed meanwhile, or moved by somebody else.
+            self._freed.append((address, 1))
+            self._inodes.changed(inode)
         if inode.data is not None:
             inode.data = None
             self._inodes.changed(inode)
 
     def _grown(self, inode: Inode, end: int, timed: bool) -> None:
-        inode.size = max(inode.size, end)
         time = now()
         # The kernel's write-back sends the time of the last write(2) before some of the data, which is then no news.
         # Were the kernel to be lost before it sends any, the file would still look changed, give or take a minute.
         if not timed or time - inode.mtime > _TIMED_WITHIN:
             inode.mtime = inode.ctime = time
+        elif end <= inode.size:
+            return  # what is written over needs no commit
+        inode.size = max(inode.size, end)
         self._inodes.changed(inode)
 
     # -- size -------------------------------------------------------------------------------------
@@ -301,18 +306,26 @@ class FileData(FileReader):
     def write_back(self) -> None:
         """Write changed extents, counters and the discards to come into the transaction; see `written`."""
         many = self._database.many
-        for inode, blocks in self._touched.values():
+        gone: list[tuple[int, int]] = []
+        there: list[tuple[int, int, int, int]] = []
+        for ino in sorted(self._touched):
+            inode, blocks = self._touched[ino]
+            extents = self.extents(inode)
             # No more than what changed: a file that is written all over may have very many.
-            found = {block: _beginning_at(self.extents(inode), block) for block in sorted(blocks)}
-            gone = ((inode.ino, block) for block, extent in found.items() if extent is None)
+            for block in sorted(blocks):
+                extent = _beginning_at(extents, block)
+                if extent is None:
+                    gone.append((ino, block))
+                else:
+                    there.append((ino, *extent))
+        if gone:
             many("DELETE FROM extent WHERE ino = ? AND block = ?", gone)
-            there = ((inode.ino, *extent) for extent in found.values() if extent is not None)
+        if there:
             many("INSERT OR REPLACE INTO extent VALUES (?, ?, ?, ?)", there)
         self._freed = _joined(self._freed)
         if self._freed:
             many("INSERT OR REPLACE INTO discard VALUES (?, ?)", self._freed)
         self._database.set_counter("next_block", self._next)
-        self._database.set_counter("size", self.limit << _SHIFT)
         self._database.set_counter("blocks", self.used)
 
     def written(self) -> list[tuple[int, int]]:

@@ -213,6 +213,11 @@ class Database:
         self._vfs.write_out(*[(_superblock(), 0)] if first else [])
 
     @property
+    def changed(self) -> bool:
+        """Whether there is anything to `commit`; or what `begin` raises instead."""
+        return self._begun or self._lost is not None or self._closed is not None
+
+    @property
     def committed(self) -> bool:
         """Whether there is anything to `write_out`."""
         return bool(self._vfs.committed)

@@ -369,7 +369,10 @@ class Filesystem(ReadOnlyFilesystem):
 
     def resize(self, size: int) -> None:
         """Set the quota, in bytes rounded up to blocks; 0 for none. Durable with the next `sync`."""
-        self._data.limit = -(-size // BLOCK)
+        limit = -(-size // BLOCK)
+        with self._database.changing():
+            self._database.set_counter("size", limit * BLOCK)
+        self._data.limit = limit
 
     def statfs(self) -> StatFs:
         """What statfs(2) says: of the quota, and of the store where that is known and has less left."""
@@ -388,13 +391,14 @@ class Filesystem(ReadOnlyFilesystem):
         There must be none where this raises: the metadata would not be that of the data.
         """
         self.volume.check()
-        with self._database.changing():
-            self._inodes.write_back()
-            self._names.write_back()
-            self._data.write_back()
-        self._database.commit()
-        self._inodes.written()
-        self._freed += self._data.written()
+        if self._inodes.dirty or self._database.changed:
+            with self._database.changing():
+                self._inodes.write_back()
+                self._names.write_back()
+                self._data.write_back()
+            self._database.commit()
+            self._inodes.written()
+            self._freed += self._data.written()
         self._database.write_out(first=self._unborn)
         self._unborn = False
 
