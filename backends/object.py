@@ -16,7 +16,6 @@ What is where is kept in memory. It is listed once, when a volume is first used;
 Writes are checked against the objects known here, and, where the name is the same, against the store.
 """
 
-import json
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,8 @@ from fusevol.api.io import Buffer
 from fusevol.backends.base import NO_VERSION, Backend, Manifest, Traits
 from fusevol.backends.checks import check_range, check_volume_id, flat
 from fusevol.backends.object_client import Client, Missing, client_of, open_client
-from fusevol.backends.object_index import MAX_OBJECT, Index, Stored
+from fusevol.backends.object_index import MAX_OBJECT, Stored
+from fusevol.backends.object_volume import KnownVolume
 from fusevol.errors import (
     AlreadyExists,
     BackendError,
@@ -39,32 +39,6 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 __all__ = ["ObjectBackend"]
-
-
-class _Volume:
-    """What is known of one volume, and what is under way on it."""
-
-    def __init__(self, volume_id: str, prefix: str) -> None:
-        self.id = volume_id
-        self.folder = f"{prefix}{volume_id}"
-        self.data = f"{self.folder}/data"
-        self.index = Index()
-        self.loaded = False
-        self.deleted = False
-        #: Held while listing, so that what a listing removes was not added by a later one.
-        self.listing = trio.Lock()
-        #: Names deleted while a listing was under way: it may still show them.
-        self.buried: set[str] = set()
-        #: Writes under way: their ranges, and an event each that is set when they are done.
-        self.uploads: dict[trio.Event, tuple[int, int]] = {}
-        #: Paths written or deleted since they were last made durable.
-        self.unsynced: set[str] = set()
-        #: Names in the `dead` object as it is stored, and whether it is out of date.
-        self.recorded: set[str] = set()
-        self.dead_changed = False
-
-    def path(self, stored: Stored) -> str:
-        return f"{self.data}/{stored.name}"
 
 
 class ObjectBackend(Backend):
@@ -101,17 +75,17 @@ class ObjectBackend(Backend):
         local = not self._client.sorted
         self.traits = Traits(durable=self._client.durable, rewritable=False, atomic_writes=not local, remote=True)
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._volumes: dict[str, _Volume] = {}
+        self._volumes: dict[str, KnownVolume] = {}
 
     # Volumes
 
     def _marker(self, volume_id: str) -> str:
         return f"{self._prefix}.volumes/{volume_id}"
 
-    async def _volume(self, volume_id: str) -> _Volume:
+    async def _volume(self, volume_id: str) -> KnownVolume:
         """The volume, with its index loaded."""
         check_volume_id(volume_id)
-        volume = self._volumes.setdefault(volume_id, _Volume(volume_id, self._prefix))
+        volume = self._volumes.setdefault(volume_id, KnownVolume(self._client, volume_id, self._prefix))
         if not volume.loaded:
             await self._list(volume)
         return volume
@@ -139,7 +113,7 @@ class ObjectBackend(Backend):
             raise VolumeNotFound(f"volume {volume_id!r} does not exist")
         if volume is not None:
             volume.deleted = True
-            await self._finish_uploads(volume)
+            await volume.finish_uploads()
         self._volumes.pop(volume_id, None)
         paths = [f"{folder}/{name}" for name, _ in await self._client.names(folder)]
         await self._client.delete(paths)
@@ -156,7 +130,7 @@ class ObjectBackend(Backend):
         """Bytes of the objects known here."""
         return (await self._volume(volume_id)).index.size
 
-    async def _list(self, volume: _Volume, start: int = 0, stop: int | None = None) -> None:
+    async def _list(self, volume: KnownVolume, start: int = 0, stop: int | None = None) -> None:
         """Bring the index up to date with the store, for objects with a byte between start and stop."""
         async with volume.listing:
             if stop is None and not await self._client.exists(self._marker(volume.id)):
@@ -182,7 +156,7 @@ class ObjectBackend(Backend):
                 if listed and stored.added <= clock and stored.name not in seen and not stored.busy:
                     volume.index.remove(stored)
             if not volume.loaded:
-                await self._load_dead(volume)
+                await volume.load_dead()
                 volume.loaded = True
 
     # Bytes
@@ -226,7 +200,7 @@ class ObjectBackend(Backend):
                 return start, await self.read(volume_id, min(stored.end, stop + -stop % most) - start, start)
         return offset, await self.read(volume_id, size, offset)
 
-    async def _fetch(self, volume: _Volume, parts: Iterable[tuple[Stored, int, int]]) -> "list_[Buffer]":
+    async def _fetch(self, volume: KnownVolume, parts: Iterable[tuple[Stored, int, int]]) -> "list_[Buffer]":
         """The bytes of parts of objects."""
         parts = [*parts]
         pieces: list_[Buffer] = [b""] * len(parts)
@@ -257,7 +231,7 @@ class ObjectBackend(Backend):
         try:
             if new.name in volume.recorded:
                 # An object of this name was discarded; what is on record of it must not befall the new one.
-                await self._save_dead(volume)
+                await volume.save_dead()
             await self._upload(volume, new, view)
             volume.index.add(new)
         finally:
@@ -268,7 +242,7 @@ class ObjectBackend(Backend):
             raise VolumeNotFound(f"volume {volume_id!r} does not exist")
         return len(view)
 
-    async def _upload(self, volume: _Volume, new: Stored, view: Buffer) -> None:
+    async def _upload(self, volume: KnownVolume, new: Stored, view: Buffer) -> None:
         """Make the object, or see that it is there with the same bytes."""
         path = volume.path(new)
         while not await self._client.create(path, view):
@@ -283,16 +257,12 @@ class ObjectBackend(Backend):
             await self._client.delete([path])  # the remains of a torn write
         volume.unsynced.add(path)
 
-    async def _finish_uploads(self, volume: _Volume) -> None:
-        for done in [*volume.uploads]:
-            await done.wait()
-
     async def flush(self, volume_id: str) -> None:
         """Wait for the uploads under way, and make local files durable."""
         volume = await self._volume(volume_id)
-        await self._finish_uploads(volume)
+        await volume.finish_uploads()
         if volume.dead_changed:
-            await self._save_dead(volume)
+            await volume.save_dead()
         paths = set(volume.unsynced)
         await self._client.make_durable(paths)
         volume.unsynced -= paths
@@ -312,7 +282,7 @@ class ObjectBackend(Backend):
             volume.dead_changed |= stored.bury(offset, offset + length)
         await self._tidy(volume, touched)
 
-    async def _tidy(self, volume: _Volume, touched: Iterable[Stored]) -> None:
+    async def _tidy(self, volume: KnownVolume, touched: Iterable[Stored]) -> None:
         mine = [
             stored
             for stored in touched
@@ -346,7 +316,7 @@ class ObjectBackend(Backend):
         if pieces:  # more may have died meanwhile
             await self._tidy(volume, pieces)
 
-    async def _rewrite(self, volume: _Volume, stored: Stored) -> "list_[Stored]":
+    async def _rewrite(self, volume: KnownVolume, stored: Stored) -> "list_[Stored]":
         """Put the live runs of an object into objects of their own, durably."""
         runs = stored.live()
         try:
@@ -362,33 +332,6 @@ class ObjectBackend(Backend):
             for start, stop in stored.dead:
                 piece.bury(start, stop)
         return pieces
-
-    async def _load_dead(self, volume: _Volume) -> None:
-        """Recall what was discarded before this process began. Without the record nothing is lost but space."""
-        try:
-            record = json.loads(await self._client.get(f"{volume.folder}/dead"))
-            for name, runs in record.items():
-                volume.recorded.add(name)
-                parsed = Stored.parse(name)
-                stored = parsed and volume.index.find(parsed.offset, parsed.length)
-                for start, stop in runs if stored else ():
-                    if stored:
-                        stored.bury(start, stop)
-        except (Missing, ValueError, AttributeError, TypeError):
-            return
-
-    async def _save_dead(self, volume: _Volume) -> None:
-        volume.dead_changed = False
-        record = {stored.name: stored.dead for stored in volume.index if stored.dead}
-        path = f"{volume.folder}/dead"
-        if record or volume.recorded:
-            try:
-                await self._client.replace(path, json.dumps(record, separators=(",", ":")).encode())
-            except BaseException:
-                volume.dead_changed = True
-                raise
-            volume.recorded = set(record)
-            volume.unsynced.add(path)
 
     # Manifest
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from fusevol.backends.ahead import AHEAD_BYTES, SMALL_BYTES, Ahead
 from fusevol.backends.overwriter import Overwrite, Overwriter
-from fusevol.backends.systemcalls import ALIGNMENT, filesystem_type, fsync_directory, is_aligned, punch, translate
+from fusevol.backends.readahead import ReadAhead
+from fusevol.backends.systemcalls import ALIGNMENT, fsync_directory, is_aligned, overwrites_in_place, punch, translate
 from fusevol.errors import NotSupported, VolumeNotFound
 
 __all__ = ["SEGMENT_BYTES", "SegmentDirectory", "StartedWrite"]
@@ -25,15 +26,8 @@ __all__ = ["SEGMENT_BYTES", "SegmentDirectory", "StartedWrite"]
 #: Bytes of the space in one file: small enough to be dropped whole now and then, large enough to be few.
 SEGMENT_BYTES = 1 << 30
 _OPEN_FILES = 128
-#: Reads that go on where the last one ended, or a little further, make the kernel fetch this much ahead.
-_AHEAD = 8 << 20
-_AHEAD_STEP = 1 << 20
-_GAP = 256 << 10
 #: The kernel's own readahead asks for 128 KiB at a time; reads of this size and more ask for all of it at once.
 _LARGE_READ = 128 << 10
-#: File systems that overwrite in place, and make an asynchronous write durable when asked to, by f_type of statfs(2):
-#: ext4, XFS. FUSE forgets to sync what it was given asynchronously; btrfs and its like write to a new place.
-_OVERWRITING = (0xEF53, 0x58465342)
 _ZEROS = mmap.mmap(-1, AHEAD_BYTES)
 #: What was modified longer ago than this was written back by the kernel (it waits half a minute by default).
 _SETTLED_SECONDS = 86400
@@ -67,10 +61,9 @@ class SegmentDirectory:
         self._dirty: set[int] = set()
         self._created = False
         self._adopted = False
-        self._next_read = 0
-        self._fetched = 0
         self._discards = 0
-        self._ahead = Ahead(worthwhile=filesystem_type(path) in _OVERWRITING)
+        self._reading = ReadAhead()
+        self._ahead = Ahead(worthwhile=overwrites_in_place(path))
 
     # -- descriptors ------------------------------------------------------------------------------
 
@@ -172,20 +165,8 @@ class SegmentDirectory:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
                 return None
-            self._fetch_ahead(segment, offset, size)
+            self._reading.note(segment.buffered, inner, offset, size)
         return buffer  # type: ignore[return-value]  # a bytearray nobody else has
-
-    def _fetch_ahead(self, segment: _Segment, offset: int, size: int) -> None:
-        """Start fetching what a sequential reader will want next. Threads may race here: it is only advice."""
-        end = offset + size
-        sequential, self._next_read = 0 <= offset - self._next_read <= _GAP, end
-        if not sequential:
-            self._fetched = end
-            return
-        start = max(self._fetched, end)
-        if end + _AHEAD - start >= _AHEAD_STEP:
-            self._fetched = end + _AHEAD
-            os.posix_fadvise(segment.buffered, start % SEGMENT_BYTES, end + _AHEAD - start, os.POSIX_FADV_WILLNEED)
 
     def read(self, size: int, offset: int) -> bytes:
         """The range, cut where the space ends. Blocks."""
@@ -198,7 +179,7 @@ class SegmentDirectory:
                     break
                 if count >= _LARGE_READ:
                     os.posix_fadvise(segment.buffered, inner, count, os.POSIX_FADV_WILLNEED)
-                self._fetch_ahead(segment, at, count)
+                self._reading.note(segment.buffered, inner, at, count)
                 part = os.pread(segment.buffered, count, inner)
             parts.append(part)
             at += len(part)

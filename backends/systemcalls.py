@@ -7,10 +7,12 @@ from pathlib import Path
 
 from fusevol.errors import BackendError, NoSpace, VolumeNotFound
 
-__all__ = ["ALIGNMENT", "filesystem_type", "fsync_directory", "is_aligned", "punch", "translate"]
+__all__ = ["ALIGNMENT", "fsync_directory", "is_aligned", "overwrites_in_place", "punch", "translate"]
 
 #: What O_DIRECT asks of addresses, offsets and sizes.
 ALIGNMENT = 4096
+#: f_type of statfs(2).
+_OVERWRITING = (0xEF53, 0x58465342)
 _KEEP_SIZE_PUNCH_HOLE = 0x01 | 0x02
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -32,10 +34,13 @@ def fsync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def filesystem_type(path: Path) -> int:
-    """f_type of statfs(2); 0 where it is not known."""
+def overwrites_in_place(path: Path) -> bool:
+    """Whether a file system is known to, and to make an asynchronous write durable when asked to: ext4, XFS.
+
+    FUSE forgets to sync what it was given asynchronously; btrfs and its like write to a new place.
+    """
     buffer = ctypes.create_string_buffer(256)
-    return 0 if _libc.statfs(os.fsencode(path), buffer) else ctypes.c_long.from_buffer(buffer).value
+    return not _libc.statfs(os.fsencode(path), buffer) and ctypes.c_long.from_buffer(buffer).value in _OVERWRITING
 
 
 def punch(fd: int, offset: int, length: int) -> int:

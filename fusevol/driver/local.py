@@ -30,11 +30,12 @@ from fusevol.driver.consumers import refuse_if_used
 from fusevol.driver.contents import Contents
 from fusevol.driver.context import Context, pool_of
 from fusevol.driver.control import Control
+from fusevol.driver.deleting import Deleting
 from fusevol.driver.mounting import Mounting, absolute
 from fusevol.driver.rawbytes import RawBytes
 from fusevol.driver.reconciliation import Reconciled, reconcile
-from fusevol.driver.records import as_before, available, deleted, in_pool, inherited, names_of
-from fusevol.driver.snapshots import CLONE_LABEL, Snapshots
+from fusevol.driver.records import as_before, available, in_pool, inherited
+from fusevol.driver.snapshots import Snapshots
 from fusevol.driver.specs import check_labels, check_spec, followed
 from fusevol.driver.statistics import Statistics
 from fusevol.driver.together import Together
@@ -42,12 +43,10 @@ from fusevol.driver.upkeep import Upkeep
 from fusevol.errors import (
     AlreadyExists,
     BackendError,
-    CorruptData,
     FusevolError,
     InvalidArgument,
     NotSupported,
     VolumeBusy,
-    VolumeHasSnapshots,
     VolumeNotFound,
 )
 from fusevol.home import Home
@@ -82,6 +81,7 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
         self.upkeep = Upkeep(self.context, self.snapshots)
         self.contents = Contents(self.context, self.upkeep)
         self.mounting = Mounting(self.context)
+        self.deleting = Deleting(self.context, self.snapshots)
 
     async def __aenter__(self) -> "LocalDriver":
         # First of all, since its errors say best what is wrong with a state directory.
@@ -228,62 +228,7 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
         Raises VolumeNotFound, VolumeHasSnapshots while snapshots or clones depend on it, VolumeBusy while it is
         mounted or sticky.
         """
-        record = await self.store.get_vol(volume_id)
-        if record.is_snapshot:
-            await self._delete_snapshot(record)
-            return
-        async with self.context.hold(volume_id) as volume:
-            name = volume.locator.name
-            refuse_if_used(volume, "deleted")
-            self.context.refuse_if_mounted(volume, "deleted")
-            for child in await self.store.children(volume_id):
-                if child.is_snapshot:
-                    snapmounts.refuse_if_mounted(name, child, "deleted")
-            if volume.spec.sticky:
-                raise VolumeBusy(f'volume "{name}" is sticky', hint=f"to let it go: fusevol set {name} --no-sticky")
-            await self.context.refuse_if_claimed(volume)
-            await self._refuse_if_needed(volume, with_snapshots=with_snapshots)
-            await self.context.change(volume_id, deleted)
-            try:
-                await self.context.remove(volume)
-            except VolumeHasSnapshots:
-                # Of a clone that has no record here.
-                await self.context.change(volume_id, lambda _: volume)
-                raise
-        if volume.source.parent:
-            await self.snapshots.drop_for_clone(volume.source.parent, volume_id)
-
-    async def _refuse_if_needed(self, volume: Volume, *, with_snapshots: bool) -> None:
-        try:
-            snapshots = await self.snapshots.of(volume)
-        except CorruptData:
-            # Damaged volumes can be deleted as well.
-            snapshots = [child for child in await self.store.children(volume.id) if child.is_snapshot]
-        clones = [child for child in await self.store.children(volume.id) if not child.is_snapshot]
-        for snapshot in snapshots:
-            clones += await self.store.children(snapshot.id)
-        name = volume.locator.name
-        if clones:
-            raise VolumeHasSnapshots(f'volume "{name}" has clones: {names_of(clones)}', hint="delete its clones first")
-        left = [snapshot for snapshot in snapshots if not await self.snapshots.is_stale(snapshot)]
-        if left and not with_snapshots:
-            raise VolumeHasSnapshots(
-                f'volume "{name}" has snapshots: {names_of(left)}',
-                hint=f"to delete them as well: fusevol rm --snapshots {name}",
-            )
-
-    async def _delete_snapshot(self, snapshot: Volume) -> None:
-        async with self.context.hold(snapshot.source.parent) as volume:
-            # Its name may have been given to another one since.
-            snapshot = await self.snapshots.find(volume, snapshot.id)
-            clones = await self.store.children(snapshot.id)
-            clone_id = snapshot.locator.volume_labels.get(CLONE_LABEL)
-            if clone_id and not await self.snapshots.is_stale(snapshot):
-                clones.append(await self.store.get_vol(clone_id))
-            if clones:
-                ref = VolumeRef(volume.locator.name, snapshot.locator.name)
-                raise VolumeHasSnapshots(f'snapshot "{ref}" has clones: {names_of(clones)}', hint="delete them first")
-            await self.snapshots.delete(volume, snapshot.locator.name)
+        await self.deleting.delete(volume_id, with_snapshots=with_snapshots)
 
     # -- changing ---------------------------------------------------------------------------------
 

@@ -15,41 +15,35 @@ from typing import TypeVar, TypeVarTuple
 from fusevol.api.io import Buffer
 from fusevol.errors import CorruptData, FusevolError
 from fusevol.fs import acl
-from fusevol.fs.arguments import Caller, Changes
+from fusevol.fs.arguments import Caller
+from fusevol.fs.attributes import Attributes
 from fusevol.fs.clock import now
-from fusevol.fs.data import FileData
 from fusevol.fs.database import Database
-from fusevol.fs.inodes import Inode, fail
-from fusevol.fs.layout import BLOCK, ROOT, SYMLINK_MAX, XATTR_MAX
+from fusevol.fs.inodes import Inode, Pinned, fail
+from fusevol.fs.layout import BLOCK, ROOT, SYMLINK_MAX
 from fusevol.fs.names import RENAME_EXCHANGE, RENAME_WHITEOUT
-from fusevol.fs.readonly import ReadOnlyFilesystem, StatFs
+from fusevol.fs.readonly import StatFs
 from fusevol.fs.vfs import Absent, Fetches
-from fusevol.fs.xattrs import CAPABILITY, check_name
 from fusevol.log import LogVolume, Snapshot
 from fusevol.log.mutex import Mutex
 
-__all__ = ["Caller", "Changes", "Filesystem"]
+__all__ = ["Filesystem"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-XATTR_CREATE = 1
-XATTR_REPLACE = 2
 _UNLIMITED = 1 << 50
-_LAST_TIME = (1 << 63) - 1
 #: How often a commit begins anew, since something is not at hand, before it waits where it stands.
 _FETCHES = 64
 _ROOT = Caller(0, 0)
 
 
-class Filesystem(ReadOnlyFilesystem):
+class Filesystem(Attributes):
     """An open filesystem that may be written to."""
 
     def __init__(self, volume: LogVolume, database: Database) -> None:
         super().__init__(volume, database)
-        self.volume: LogVolume = volume
-        self._data: FileData = FileData(volume, database, self._inodes)
         self._committing = Mutex()
         self._freed: list[tuple[int, int]] = []
         self._begun = self._done = 0
@@ -218,95 +212,6 @@ class Filesystem(ReadOnlyFilesystem):
         self._data.drop(inode)
         self._inodes.drop(inode)
 
-    # -- attributes -------------------------------------------------------------------------------
-
-    async def setattr(self, ino: int, changes: Changes) -> Inode:
-        """Change attributes. Raises OSError(EFBIG, EINVAL, EISDIR)."""
-        inode = self.get(ino)
-        if changes.size is not None and changes.size != inode.size:
-            if inode.is_dir:
-                raise fail(errno.EISDIR)
-            if not stat.S_ISREG(inode.mode):
-                raise fail(errno.EINVAL)
-            self._drop_capability(inode)
-            with _Pinned(inode):
-                await self._data.truncate(inode, changes.size)
-        if changes.mode is not None:
-            if access := self._xattr(inode, acl.ACCESS):
-                with self._database.changing():
-                    self._set_xattr(inode, acl.ACCESS, acl.with_mode(acl.parse(access), changes.mode))
-            inode.mode = inode.kind | (changes.mode & 0o7777)
-        if changes.mode is None and (changes.uid, changes.gid) != (None, None):
-            self.drop_privileges(ino)
-        if changes.uid is not None:
-            inode.uid = changes.uid
-        if changes.gid is not None:
-            inode.gid = changes.gid
-        if changes.atime is not None:
-            inode.atime = _storable(changes.atime)
-        if changes.mtime is not None:
-            inode.mtime = _storable(changes.mtime)
-        inode.ctime = now() if changes.ctime is None else _storable(changes.ctime)
-        self._inodes.changed(inode)
-        return inode
-
-    def _set_xattr(self, inode: Inode, name: bytes, value: bytes) -> None:
-        names = self._xattrs(inode)
-        self._database.run("INSERT OR REPLACE INTO xattr VALUES (?, ?, ?)", (inode.ino, name, value))
-        if name not in names:
-            inode.xattrs = (*names, name)
-
-    def _drop_xattr(self, inode: Inode, name: bytes) -> None:
-        names = self._xattrs(inode)
-        if name in names:
-            with self._database.changing():
-                self._database.run("DELETE FROM xattr WHERE ino = ? AND name = ?", (inode.ino, name))
-            inode.xattrs = tuple(other for other in names if other != name)
-
-    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0, member: bool = True) -> None:
-        """Set an extended attribute (setxattr(2)); an access ACL sets the mode, too.
-
-        member: whether who does it is in the file's group; else an access ACL takes the set-group-id bit away.
-
-        Raises OSError(EEXIST, ENODATA, ERANGE, E2BIG, EOPNOTSUPP, EINVAL).
-        """
-        check_name(name)
-        if len(value) > XATTR_MAX:
-            raise fail(errno.E2BIG)
-        inode = self.get(ino)
-        there = name in self._xattrs(inode)
-        if flags & XATTR_CREATE and there:
-            raise fail(errno.EEXIST)
-        if flags & XATTR_REPLACE and not there:
-            raise fail(errno.ENODATA)
-        mode, plain = inode.mode, False
-        if name in (acl.ACCESS, acl.DEFAULT):
-            permissions, plain = acl.mode_of(acl.parse(value))
-            if name == acl.ACCESS:
-                mode = (mode & (~0o777 if member else ~0o2777)) | permissions
-            elif not inode.is_dir:
-                raise fail(errno.EACCES)
-        if plain and name == acl.ACCESS:
-            self._drop_xattr(inode, name)
-        else:
-            with self._database.changing():
-                self._set_xattr(inode, name, value)
-        inode.mode = mode
-        inode.ctime = now()
-        self._inodes.changed(inode)
-
-    def removexattr(self, ino: int, name: bytes) -> None:
-        """Remove an extended attribute; an ACL need not be there. Raises OSError(ENODATA, EOPNOTSUPP, EINVAL)."""
-        check_name(name)
-        inode = self.get(ino)
-        if name not in self._xattrs(inode):
-            if name in (acl.ACCESS, acl.DEFAULT):
-                return
-            raise fail(errno.ENODATA)
-        self._drop_xattr(inode, name)
-        inode.ctime = now()
-        self._inodes.changed(inode)
-
     # -- content ----------------------------------------------------------------------------------
 
     async def write(self, ino: int, data: Buffer, offset: int, *, timed: bool = False) -> int:
@@ -317,29 +222,11 @@ class Filesystem(ReadOnlyFilesystem):
         Raises OSError(ENOSPC, EFBIG), BackendError, Fenced.
         """
         inode = self.get(ino)
-        with _Pinned(inode):
+        with Pinned(inode):
             if self.volume.room.shortage():
                 await self._make_room()
             self._drop_capability(inode)
             return await self._data.write(inode, data, offset, timed=timed)
-
-    def drop_privileges(self, ino: int, *, member: bool = True) -> None:
-        """Take away what a file must not keep when somebody unprivileged changes it.
-
-        member: whether they are in the file's group; else a set-group-id bit without the right to execute goes as well.
-        """
-        inode = self.get(ino)
-        if not inode.is_dir:
-            self._drop_capability(inode)
-            inode.mode &= ~stat.S_ISUID
-            if inode.mode & stat.S_IXGRP or not member:
-                inode.mode &= ~stat.S_ISGID
-        inode.ctime = now()
-        self._inodes.changed(inode)
-
-    def _drop_capability(self, inode: Inode) -> None:
-        """A change of a file's content or owner ends its capabilities (capabilities(7)), whoever makes it."""
-        self._drop_xattr(inode, CAPABILITY)
 
     async def fallocate(self, ino: int, mode: int, offset: int, length: int) -> None:
         """fallocate(2): plain, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE. Raises OSError(EOPNOTSUPP, EINVAL, EFBIG, ENOSPC)."""
@@ -347,7 +234,7 @@ class Filesystem(ReadOnlyFilesystem):
         if mode & ~19 or (punch and zero):
             raise fail(errno.EOPNOTSUPP)
         inode = self.get(ino)
-        with _Pinned(inode):
+        with Pinned(inode):
             if punch or zero:
                 await self._data.punch(inode, offset, length, keep_blocks=bool(zero))
             else:
@@ -478,23 +365,3 @@ def _at_once(change: Callable[[*Ts], T], *args: *Ts) -> T:
 
 def _group(directory: Inode, caller: Caller) -> int:
     return directory.gid if directory.mode & stat.S_ISGID else caller.gid
-
-
-class _Pinned:
-    """Counted as open, so that it stays in memory, and nobody loads a second one, while who changes it waits."""
-
-    __slots__ = ("_inode",)
-
-    def __init__(self, inode: Inode) -> None:
-        self._inode = inode
-
-    def __enter__(self) -> None:
-        self._inode.opens += 1
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._inode.opens -= 1
-
-
-def _storable(time: int) -> int:
-    """The nearest time that can be stored: the years 1677 to 2262."""
-    return min(max(time, -_LAST_TIME), _LAST_TIME)

@@ -16,7 +16,7 @@ from fusevol.fs.clock import now
 from fusevol.fs.database import Database, Value
 from fusevol.fs.layout import TOTAL_FILES
 
-__all__ = ["INODE_COLUMNS", "Extent", "Inode", "InodeTable", "fail"]
+__all__ = ["INODE_COLUMNS", "Extent", "Inode", "InodeTable", "Pinned", "fail"]
 
 #: Block of the file, logical block of the volume, number of blocks.
 Extent = tuple[int, int, int]
@@ -121,6 +121,21 @@ class Inode:
             self.ino, self.mode, self.nlink, self.uid, self.gid, self.rdev, self.size, self.blocks, self.atime,
             self.mtime, self.ctime, self.btime, self.parent, self.data,
         )  # fmt: skip
+
+
+class Pinned:
+    """Counted as open, so that it stays in memory, and nobody loads a second one, while who changes it waits."""
+
+    __slots__ = ("_inode",)
+
+    def __init__(self, inode: Inode) -> None:
+        self._inode = inode
+
+    def __enter__(self) -> None:
+        self._inode.opens += 1
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._inode.opens -= 1
 
 
 class InodeTable:

@@ -1,7 +1,6 @@
 """LogVolume: a volume attached to this process (or opened for reading), with all it can do."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import Callable
 
 import trio
 
@@ -11,21 +10,16 @@ from fusevol.errors import AlreadyExists, Fenced, FusevolError, ReadOnly, Volume
 from fusevol.log.appender import Appender
 from fusevol.log.attachment import Attachment, Diverged
 from fusevol.log.checkpoint import Frozen
-from fusevol.log.commit import Change, Committer, blob_extent
-from fusevol.log.datapath import DataPath
+from fusevol.log.commit import Change, Committer
+from fusevol.log.contents import VolumeContents
 from fusevol.log.extents import ExtentMap
-from fusevol.log.format import BLOCK_SHIFT, EPOCH_BLOCKS, LOGICAL_BLOCKS
-from fusevol.log.mapped import Unreadable, mapped_runs
+from fusevol.log.format import BLOCK_SHIFT, EPOCH_BLOCKS
 from fusevol.log.options import LogOptions
 from fusevol.log.reader import BlockReader
 from fusevol.log.records import Snapshot
 from fusevol.log.room import Room
-from fusevol.log.scrub import Progress, ScrubReport, scrub_chunk
-from fusevol.log.sharing import exclusive
-from fusevol.log.snapview import SnapshotView
-from fusevol.log.state import State, released_blocks
-from fusevol.log.tree import NodeCache, Tree
-from fusevol.log.usage import Durability, SnapshotUsage, Usage
+from fusevol.log.state import State
+from fusevol.log.tree import NodeCache
 
 __all__ = ["LogVolume"]
 
@@ -37,11 +31,11 @@ Prepare = Callable[[], None] | None
 _RELIEF = 1 << 20
 
 
-class LogVolume:
+class LogVolume(VolumeContents):
     """An open volume. Made by `open_volume`; not to be used after it.
 
-    Reads and writes are at byte offsets of a sparse space of 2**63 bytes; see `DataPath` for `read`, `write`,
-    `discard`, `read_nowait`, `write_nowait`, `write_all_nowait` and `throttle`.
+    See `VolumeContents` for what it can be asked, and `DataPath` for `write`, `discard`, `write_nowait`,
+    `write_all_nowait` and `throttle`.
     """
 
     def __init__(
@@ -49,23 +43,15 @@ class LogVolume:
         options: LogOptions, log: Appender | None = None, attachment: Attachment | None = None,
         nursery: trio.Nursery | None = None,
     ) -> None:  # fmt: skip
-        self.volume_id = volume_id
+        super().__init__(volume_id, reader, cache, live, state, log)
         self._backend = backend
-        self._reader = reader
-        self._cache = cache
-        self.state = state
         self._options = options
-        self._log = log
         self._attachment = attachment
         self._nursery = nursery
         #: Those of the backend.
         self.traits = backend.traits
-        self.path = DataPath(log, reader, live)
         self.room = Room(backend, volume_id, options, log)
-        self._commits = trio.Semaphore(1)
         self._reclaiming = trio.Lock()
-        self._views: dict[int, int] = {}
-        self._deleting: set[int] = set()
         self._idle = trio.Event()
         self.abandoned = False
         #: Called right before every barrier that comes without a `prepare` of its own; see `flush`.
@@ -75,20 +61,8 @@ class LogVolume:
         if log and attachment:
             self._committer = Committer(log, attachment, reader, cache, state)
         path = self.path
-        self.read, self.read_nowait, self.write = path.read, path.read_nowait, path.write
-        self.write_nowait, self.write_all_nowait = path.write_nowait, path.write_all_nowait
+        self.write, self.write_nowait, self.write_all_nowait = path.write, path.write_nowait, path.write_all_nowait
         self.throttle, self.discard = path.throttle, path.discard
-
-    def blocking(self) -> AbstractContextManager[None]:
-        """Inside, `read_nowait` and `write_nowait` block the thread rather than give up. No await inside.
-
-        For callers that cannot wait any other way (SQLite's), on backends that are local; NotSupported on others.
-        """
-        return self._reader.blocking()
-
-    def keeping(self) -> AbstractContextManager[None]:
-        """Inside, what `read_nowait` reads stays in a cache below, in preference to other things. No await inside."""
-        return self._reader.keeping()
 
     def check(self) -> None:
         """Raise what the next write would be refused with, if so."""
@@ -97,10 +71,6 @@ class LogVolume:
     def fail(self, error: FusevolError) -> None:
         """Take no more writes and make no more barriers, but raise `error`."""
         self._writable().fail(error)
-
-    def mapped(self, first: int, end: int, unreadable: Unreadable) -> AsyncIterator[tuple[int, int]]:
-        """Runs of mapped blocks; see `mapped_runs`."""
-        return mapped_runs(lambda: self.path.live, self.path.readers, first, end, unreadable)
 
     # -- barrier ----------------------------------------------------------------------------------
 
@@ -149,11 +119,6 @@ class LogVolume:
     def _note(self, error: FusevolError) -> None:
         if isinstance(error, Fenced | Diverged) and self._log:
             self._log.fail(error)
-
-    @property
-    def durability(self) -> Durability:
-        """How much is not durable yet."""
-        return Durability(*self._log.unflushed) if self._log else Durability(0, 0.0)
 
     # -- checkpoints ------------------------------------------------------------------------------
 
@@ -276,31 +241,7 @@ class LogVolume:
         except FusevolError as error:
             self.background_error = error
 
-    async def usage(self) -> Usage:
-        """Bytes held, exact to the block, by what holds them. Waits for a checkpoint under way."""
-        async with self._commits:
-            state, live, history = self.state, self.path.live, self.state.history
-            with self.path.readers.ticket():
-                trees = [await self._tree(history.snapshots[i]) for i in history.neighbours]
-                dead = len(await released_blocks(self.path.dead(), history, trees, self._reader.own_from))
-            data = state.data_blocks + self.path.data_blocks - dead
-            garbage = sum(count for _, count in state.garbage)
-            meta = state.meta_blocks + (self._log.meta_blocks if self._log else 0) - garbage
-            only_snapshots = data - (live.mapped - live.inherited)
-            reclaimable = state.free.blocks + dead + garbage
-            blocks = live.mapped, live.inherited, data, only_snapshots, meta, reclaimable
-            return Usage(*(count << BLOCK_SHIFT for count in blocks))
-
     # -- snapshots --------------------------------------------------------------------------------
-
-    def snapshots(self) -> list[Snapshot]:
-        """All snapshots, oldest first."""
-        return sorted(self.state.history.snapshots.values(), key=lambda snapshot: snapshot.id)
-
-    def unchanged_since(self, snapshot: Snapshot) -> bool:
-        """Whether the live volume is what a snapshot holds, with no write or discard between them."""
-        live = self.path.live
-        return live.tree.blob == snapshot.root and not live.dirty and not live.frozen
 
     async def snapshot(self, name: str, labels: dict[str, str] | None = None, prepare: Prepare = None) -> Snapshot:
         """Take a snapshot of everything written before the call. Independent of the volume's size.
@@ -373,58 +314,6 @@ class LogVolume:
 
         if self._attachment:
             await drop_stale_pins(self._attachment, snapshot.id)
-
-    async def snapshot_usage(self, name: str) -> SnapshotUsage:
-        """Bytes of a snapshot, exact to the block; the time depends on what changed around it."""
-        history = self.state.history
-        snapshot = history.find(name, self.volume_id)
-        with self.path.readers.ticket():
-            views = [await self._tree(history.snapshots[i]) for i in snapshot.neighbours]
-            live = [self.path.live] if snapshot.id in history.neighbours else []
-            data, nodes = await exclusive(await self._tree(snapshot), [*views, *live], self._reader.own_from)
-            if snapshot.root and not self._root_shared(snapshot):
-                nodes.append(blob_extent(snapshot.root))
-        blocks = snapshot.mapped, len(data), sum(count for _, count in nodes)
-        return SnapshotUsage(*(count << BLOCK_SHIFT for count in blocks))
-
-    def _root_shared(self, snapshot: Snapshot) -> bool:
-        root, live = snapshot.root, self.path.live
-        others = (other.root for other in self.state.history.snapshots.values() if other.id != snapshot.id)
-        inherited = root is not None and root.address < self._reader.own_from
-        return inherited or root in others or (live.tree.blob == root and not live.dirty and not live.frozen)
-
-    async def _tree(self, snapshot: Snapshot) -> Tree:
-        return await Tree.load(self._reader, self._cache, snapshot.root)
-
-    @asynccontextmanager
-    async def view(self, name: str) -> AsyncIterator[SnapshotView]:
-        """A snapshot, to be read; it cannot be deleted meanwhile. Raises SnapshotNotFound, VolumeBusy."""
-        snapshot = self.state.history.find(name, self.volume_id)
-        if snapshot.id in self._deleting:
-            raise VolumeBusy(f'snapshot "{name}" of volume "{self.volume_id}" is being deleted')
-        self._views[snapshot.id] = self._views.get(snapshot.id, 0) + 1
-        try:
-            yield SnapshotView(snapshot, self._reader, await self._tree(snapshot))
-        finally:
-            self._views[snapshot.id] -= 1
-
-    async def scrub(self, progress: Progress | None = None) -> ScrubReport:
-        """Read and verify everything the live tree and the snapshots hold, each distinct block once.
-
-        Works on a volume in use; what is written meanwhile may be left out. progress: called with the number
-        of blocks verified so far, of about `usage().data + usage().inherited`. Raises BackendError where the
-        backend fails; damage is reported, not raised.
-        """
-        report = ScrubReport()
-        roots = {index for snapshot in self.snapshots() for index in (await self._tree(snapshot)).root}
-        for index in sorted(roots | self.path.live.inner_indexes()):
-            with self.path.readers.ticket():
-                trees = [(snapshot.name, await self._tree(snapshot)) for snapshot in self.snapshots()]
-                stored_below = self._log.oldest_pending() if self._log else LOGICAL_BLOCKS
-                await scrub_chunk(index, [("live", self.path.live), *trees], self._reader, report, stored_below)
-            if progress:
-                progress(report.blocks)
-        return report
 
     # -- open and close ---------------------------------------------------------------------------
 
