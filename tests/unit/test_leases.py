@@ -1,7 +1,7 @@
 """Who has a volume attached: seen, believed as long as that may be so, and taken from nobody by accident."""
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -17,7 +17,7 @@ from fusevol.errors import InvalidArgument, VolumeAttachedOnRemoteNode, VolumeBu
 from fusevol.home import Home
 from fusevol.mount import syscalls
 from fusevol.store import Life, Process, this_node
-from fusevol.testing.driver import Places, remove_all
+from fusevol.testing.driver import Places
 from tests.cli.command import Fusevol
 
 needs_fuse = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
@@ -29,29 +29,15 @@ ELSEWHERE = msgspec.structs.replace(ME, boot="another", node="other", machine="a
 
 
 @pytest.fixture
-async def driver(tmp_path: Path) -> AsyncIterator[LocalDriver]:
+def home(tmp_path: Path) -> Home:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "config.toml").write_text("lock_timeout = 0.2\n")
-    home = Home(tmp_path / "home")
-    async with LocalDriver(home, command="test") as driver:
-        yield driver
-    async with LocalDriver(home, command="clean") as driver:
-        await remove_all(driver)
+    return Home(tmp_path / "home")
 
 
 @pytest.fixture
 async def web(driver: LocalDriver) -> str:
     return await driver.create(VolumeLocator(name="web"), None, VolumeSpec())
-
-
-@pytest.fixture
-def places(tmp_path: Path) -> Places:
-    def make_one() -> str:
-        path = tmp_path / f"mnt-{len(list(tmp_path.iterdir()))}"
-        path.mkdir()
-        return str(path)
-
-    return make_one
 
 
 def held_by(server: Process, path: str = "/mnt") -> Callable[[Volume], Volume]:

@@ -5,7 +5,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -59,24 +59,6 @@ def home(tmp_path: Path) -> Home:
         f'lock_timeout = 0.5\n[pools.held]\nbackend = "held"\npath = "{tmp_path}/data"\n'
     )
     return Home(tmp_path / "home")
-
-
-@pytest.fixture
-async def driver(home: Home) -> AsyncIterator[LocalDriver]:
-    async with LocalDriver(home, command="test") as driver:
-        yield driver
-    async with LocalDriver(home, command="clean") as driver:
-        await remove_all(driver)
-
-
-@pytest.fixture
-def places(tmp_path: Path) -> Places:
-    def make_one() -> str:
-        path = tmp_path / f"mnt-{len(list(tmp_path.iterdir()))}"
-        path.mkdir()
-        return str(path)
-
-    return make_one
 
 
 async def in_thread(work: Callable[..., object], *arguments: object) -> object:

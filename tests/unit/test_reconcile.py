@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -17,33 +16,13 @@ from fusevol.driver.reconciliation import Reconciled
 from fusevol.driver.snapmounts import servers
 from fusevol.driver.upkeep import REMOVED
 from fusevol.errors import BackendError
-from fusevol.home import Home
 from fusevol.store import Process
-from fusevol.testing.driver import Places, remove_all
+from fusevol.testing.driver import Places
 from tests.cli.command import Fusevol
 
 needs_fuse = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
 
 NOTHING = Reconciled()
-
-
-@pytest.fixture
-async def driver(tmp_path: Path) -> AsyncIterator[LocalDriver]:
-    home = Home(tmp_path / "home")
-    async with LocalDriver(home, command="test") as driver:
-        yield driver
-    async with LocalDriver(home, command="clean") as driver:
-        await remove_all(driver)
-
-
-@pytest.fixture
-def places(tmp_path: Path) -> Places:
-    def make_one() -> str:
-        path = tmp_path / f"mnt-{len(list(tmp_path.iterdir()))}"
-        path.mkdir()
-        return str(path)
-
-    return make_one
 
 
 async def create(driver: LocalDriver, name: str) -> str:
