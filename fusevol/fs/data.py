@@ -326,6 +326,7 @@ class FileData(FileReader):
         if self._freed:
             many("INSERT OR REPLACE INTO discard VALUES (?, ?)", self._freed)
         self._database.set_counter("next_block", self._next)
+        self._database.set_counter("size", self.limit << _SHIFT)
         self._database.set_counter("blocks", self.used)
 
     def written(self) -> list[tuple[int, int]]:

@@ -57,6 +57,7 @@ class Database:
         self._counters: dict[str, int] = {}
         #: Whether any of them was set in the open transaction.
         self._counted = False
+        self._due = False
         self._changing = _Changing(self)
         try:
             self.connection = apsw.Connection("fusevol", flags=flags, vfs=self._vfs.name, statementcachesize=200)
@@ -171,6 +172,7 @@ class Database:
         if found >= 0:
             return found
         row = self.one(query)
+        self.have_committed()
         return int(row[0]) if row and row[0] else 0
 
     def set_counter(self, key: str, value: int) -> None:
@@ -199,11 +201,15 @@ class Database:
             self.run("ROLLBACK TO change")
             self.run("RELEASE change")
 
+    def have_committed(self) -> None:
+        """Something is to be written by the next commit: it is worth one, though nothing else has changed."""
+        self._due = True
+
     def commit(self) -> None:
         """End the transaction. Its pages are still to be handed to the log."""
         if self.connection.in_transaction:
             self.run("COMMIT")
-        self._begun = self._counted = False
+        self._begun = self._counted = self._due = False
 
     def write_out(self, *, first: bool = False) -> None:
         """Hand what was committed to the log; without an await, and before the barrier that is to hold it.
@@ -215,7 +221,7 @@ class Database:
     @property
     def changed(self) -> bool:
         """Whether there is anything to `commit`; or what `begin` raises instead."""
-        return self._begun or self._lost is not None or self._closed is not None
+        return self._begun or self._due or self._lost is not None or self._closed is not None
 
     @property
     def committed(self) -> bool:

@@ -256,10 +256,8 @@ class Filesystem(Attributes):
 
     def resize(self, size: int) -> None:
         """Set the quota, in bytes rounded up to blocks; 0 for none. Durable with the next `sync`."""
-        limit = -(-size // BLOCK)
-        with self._database.changing():
-            self._database.set_counter("size", limit * BLOCK)
-        self._data.limit = limit
+        self._data.limit = -(-size // BLOCK)
+        self._database.have_committed()
 
     def statfs(self) -> StatFs:
         """What statfs(2) says: of the quota, and of the store where that is known and has less left."""

@@ -7,7 +7,6 @@ not used for long are forgotten.
 import errno
 import stat
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import islice
 from typing import cast
 
@@ -15,6 +14,7 @@ from fusevol.errors import FusevolError
 from fusevol.fs.clock import now
 from fusevol.fs.database import Database, Value
 from fusevol.fs.layout import TOTAL_FILES
+from fusevol.fs.vfs import Absent
 
 __all__ = ["INODE_COLUMNS", "Extent", "Inode", "InodeTable", "Pinned", "fail"]
 
@@ -42,8 +42,8 @@ INODE_COLUMNS = ", ".join(
     ]
 )
 _SELECT = f"SELECT {INODE_COLUMNS} FROM inode AS i"
-#: A few pages of rows.
-_MOST_AHEAD = 64
+#: Of rows without content, about a page; of those with content in them two and more fit in one.
+_MOST_AHEAD = 32
 
 
 def fail(code: int) -> OSError:
@@ -160,19 +160,23 @@ class InodeTable:
     def _load(self, ino: int) -> Inode:
         """Files are often looked at in the order they were made: who goes on like that has the next ones loaded too."""
         ahead = self._ahead = min(2 * self._ahead, _MOST_AHEAD) if 0 <= ino - self._expected < _MOST_AHEAD else 1
-        self._expected = ino + 1
+        last = ino
         if ahead > 1:
-            # What is damaged, or not at hand, may be another's row: who wants that one is told.
-            with suppress(FusevolError):
+            try:
                 for row in self._database.each(f"{_SELECT} WHERE ino >= ? LIMIT ?", (ino, ahead)):
-                    self._expected = self.loaded(cast(int, row[0]), row).ino + 1
+                    last = self.loaded(cast(int, row[0]), row).ino
+            except FusevolError as error:
+                if isinstance(error, Absent) and ino not in self._cache:
+                    raise
+                # Damaged, or not at hand, may be another's row: who wants that one is told.
         inode = self._cache.get(ino)
-        if inode is not None:
-            return inode
-        found = self._database.one(f"{_SELECT} WHERE ino = ?", (ino,))
-        if found is None:
-            raise fail(errno.ESTALE)
-        return self._remember(Inode(*found))  # type: ignore[arg-type]
+        if inode is None:
+            found = self._database.one(f"{_SELECT} WHERE ino = ?", (ino,))
+            if found is None:
+                raise fail(errno.ESTALE)
+            inode = self._remember(Inode(*found))  # type: ignore[arg-type]
+        self._expected = last + 1
+        return inode
 
     def loaded(self, ino: int, columns: Sequence[Value]) -> Inode:
         """The inode, made from its row unless it is in memory. Raises OSError(ESTALE) for a row that is not there."""

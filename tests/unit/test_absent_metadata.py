@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import apsw
 import pytest
 import trio
 
@@ -289,6 +290,23 @@ async def test_changes_wait_for_nothing(store: Path) -> None:
         assert cache.waited == []
 
 
+async def test_files_in_the_order_they_were_made_are_loaded_together(store: Path) -> None:
+    async with opened(store) as (fs, cache):
+        statements: list[str] = []
+        fs._database.connection.trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: statements.append(event["sql"]))
+        inos = range(ROOT, ROOT + FILES)
+        for ino in inos:
+            await fs.asked(fs.get, ino)
+        assert cache.waited == []
+        # One that finds out that a page is absent, and one that goes on there; a page has three rows.
+        assert len(statements) < FILES * 2 / 3
+        fs._inodes._cache.clear()
+        statements.clear()
+        for ino in inos:
+            assert fs.get(ino).ino == ino
+        assert len(statements) < FILES / 20
+
+
 async def test_a_commit_waits_for_nothing_either(store: Path) -> None:
     async with opened(store) as (fs, cache):
         inos = [await found(fs, b"d/" + name(number)) for number in range(0, FILES, 25)]
@@ -298,6 +316,7 @@ async def test_a_commit_waits_for_nothing_either(store: Path) -> None:
         cache.emptied = True
         cache.waited.clear()
         cache.since.clear()
+        fs.resize(1 << 40)
         await fs.sync()
         assert len(cache.since) > 4
         assert cache.waited == []
