@@ -6,7 +6,6 @@ not used for long are forgotten.
 
 import errno
 import stat
-from collections.abc import Sequence
 from itertools import islice
 from typing import cast
 
@@ -159,26 +158,32 @@ class InodeTable:
 
     def _load(self, ino: int) -> Inode:
         """Files are often looked at in the order they were made: who goes on like that has the next ones loaded too."""
-        ahead = self._ahead = min(2 * self._ahead, _MOST_AHEAD) if 0 <= ino - self._expected < _MOST_AHEAD else 1
-        last = ino
+        ahead = self._ahead = min(2 * self._ahead, _MOST_AHEAD) if 0 <= ino - self._expected <= _MOST_AHEAD else 1
+        self._expected = ino
         if ahead > 1:
-            try:
-                for row in self._database.each(f"{_SELECT} WHERE ino >= ? LIMIT ?", (ino, ahead)):
-                    last = self.loaded(cast(int, row[0]), row).ino
-            except FusevolError as error:
-                if isinstance(error, Absent) and ino not in self._cache:
-                    raise
-                # Damaged, or not at hand, may be another's row: who wants that one is told.
+            self._load_ahead(ino, ahead)
         inode = self._cache.get(ino)
         if inode is None:
             found = self._database.one(f"{_SELECT} WHERE ino = ?", (ino,))
             if found is None:
                 raise fail(errno.ESTALE)
             inode = self._remember(Inode(*found))  # type: ignore[arg-type]
-        self._expected = last + 1
         return inode
 
-    def loaded(self, ino: int, columns: Sequence[Value]) -> Inode:
+    def _load_ahead(self, ino: int, count: int) -> None:
+        cache = self._cache
+        try:
+            for row in self._database.each(f"{_SELECT} WHERE ino >= ? LIMIT ?", (ino, count)):
+                self._expected = number = cast(int, row[0])
+                if number not in cache:
+                    cache[number] = Inode(*row)  # type: ignore[arg-type]
+        except FusevolError as error:
+            if isinstance(error, Absent) and ino not in cache:
+                raise
+            # Damaged, or not at hand, may be another's row: who wants that one is told.
+        self._keep_within()
+
+    def loaded(self, ino: int, columns: list[Value]) -> Inode:
         """The inode, made from its row unless it is in memory. Raises OSError(ESTALE) for a row that is not there."""
         inode = self._cache.get(ino)
         if inode is None:
@@ -189,9 +194,12 @@ class InodeTable:
 
     def _remember(self, inode: Inode) -> Inode:
         self._cache[inode.ino] = inode
+        self._keep_within()
+        return inode
+
+    def _keep_within(self) -> None:
         if len(self._cache) > self._limit + len(self._dirty):
             self._evict()
-        return inode
 
     def known(self, ino: int) -> Inode | None:
         """The inode if it is in memory: those without a name always are."""
