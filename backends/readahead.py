@@ -4,9 +4,8 @@ import os
 
 __all__ = ["ReadAhead"]
 
-#: Reads that go on where the last one ended, or a little further, make the kernel fetch ahead: so many times what was
-#: read in a row, and at most this much. To ask it for 8 MiB takes it as long as to read a block forty times.
-_TIMES = 8
+#: Reads that go on where the last one ended, or a little further, make the kernel fetch this much ahead. At once, and
+#: not little by little: what lies together in a log was written together, and few that read two parts of it stop there.
 _AHEAD = 8 << 20
 _STEP = 1 << 20
 _GAP = 256 << 10
@@ -18,7 +17,6 @@ class ReadAhead:
     def __init__(self) -> None:
         self._next = 0
         self._fetched = 0
-        self._in_a_row = 0
 
     def note(self, fd: int, inner: int, offset: int, size: int) -> None:
         """A read of the log at `offset`, which is at `inner` in the file `fd`: fetch ahead if it goes on from another.
@@ -27,12 +25,10 @@ class ReadAhead:
         """
         end = offset + size
         sequential, self._next = 0 <= offset - self._next <= _GAP, end
-        self._in_a_row = self._in_a_row + size if sequential else size
         if not sequential:
             self._fetched = end
             return
-        ahead = min(_TIMES * self._in_a_row, _AHEAD)
         start = max(self._fetched, end)
-        if end + ahead - start >= min(ahead // 2, _STEP):
-            self._fetched = end + ahead
-            os.posix_fadvise(fd, inner + start - offset, end + ahead - start, os.POSIX_FADV_WILLNEED)
+        if end + _AHEAD - start >= _STEP:
+            self._fetched = end + _AHEAD
+            os.posix_fadvise(fd, inner + start - offset, end + _AHEAD - start, os.POSIX_FADV_WILLNEED)
