@@ -242,9 +242,9 @@ class InodeTable:
         self._cache, self._dirty = {}, {}
 
     @property
-    def dirty(self) -> list[Inode]:
-        """Inodes that wait for a commit."""
-        return list(self._dirty.values())
+    def dirty(self) -> bool:
+        """Whether any inodes wait for a commit."""
+        return bool(self._dirty)
 
     def write_back(self) -> None:
         """Write all changed rows into the open transaction; they count as changed until `written`."""

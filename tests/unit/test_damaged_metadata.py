@@ -379,7 +379,7 @@ async def test_which_files_damage_hides_does_not_depend_on_which_were_looked_at_
                 fs = await load_filesystem(volume)
                 backend.bad = start.blocks[number]
                 fs._database.run("PRAGMA cache_size=0")  # nothing is kept from before
-                hidden.append({ino for ino in order if await is_hidden(fs, ino)})
+                hidden.append({ino for ino in order if is_hidden(fs, ino)})
                 backend.bad = None
                 fs.close()
         assert hidden[0] == hidden[1]
@@ -387,7 +387,7 @@ async def test_which_files_damage_hides_does_not_depend_on_which_were_looked_at_
     assert hiding
 
 
-async def is_hidden(fs: Filesystem, ino: int) -> bool:
+def is_hidden(fs: Filesystem, ino: int) -> bool:
     try:
         assert fs.get(ino).ino == ino
     except CorruptData:

@@ -1,6 +1,5 @@
 """What the local driver does with volumes that are not mounted."""
 
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from fusevol.driver import LocalDriver
 from fusevol.driver.snapshots import AUTO_LABEL
 from fusevol.errors import (
     AlreadyExists,
-    CorruptData,
     InvalidArgument,
     NotSupported,
     SnapshotNotFound,
@@ -33,8 +31,7 @@ from fusevol.errors import (
     VolumeNotFound,
 )
 from fusevol.home import Home
-
-BLOCK = 4096
+from tests.unit.driving import BLOCK, create, get, names, read, snapshot, write
 
 
 @pytest.fixture
@@ -52,38 +49,8 @@ async def driver(home: Home) -> AsyncIterator[LocalDriver]:
         yield driver
 
 
-async def create(driver: LocalDriver, name: str, parent: str = "", size: int = 0, **labels: str) -> str:
-    source = Source(parent=parent) if parent else None
-    return await driver.create(VolumeLocator(name=name, volume_labels=labels), source, VolumeSpec(size=size))
-
-
 def in_pool(name: str) -> dict[str, Any]:
     return {"fusevol.pool": name}
-
-
-async def snapshot(driver: LocalDriver, volume_id: str, name: str, **labels: str) -> str:
-    return await driver.snapshot(volume_id, readonly=True, locator=VolumeLocator(name=name, volume_labels=labels))
-
-
-async def write(driver: LocalDriver, volume_id: str, text: bytes, block: int = 0) -> None:
-    async with driver.context.hold(volume_id) as volume, driver.context.writing(volume) as log:
-        await log.write(text.ljust(BLOCK, b"\0"), block * BLOCK)
-
-
-async def read(driver: LocalDriver, volume_id: str, block: int = 0) -> bytes:
-    async def work(log: Any) -> bytes:
-        return bytes(await log.read(BLOCK, block * BLOCK)).rstrip(b"\0")
-
-    return await driver.context.look(await get(driver, volume_id), work)
-
-
-async def get(driver: LocalDriver, volume_id: str) -> Volume:
-    [found] = await driver.inspect([volume_id])
-    return found
-
-
-async def names(driver: LocalDriver, **query: Any) -> list[str]:
-    return [volume.locator.name for volume in await driver.enumerate(**query)]
 
 
 # -- create -------------------------------------------------------------------------------------------
@@ -433,85 +400,7 @@ async def test_a_volume_in_use_by_another_command_is_busy(driver: LocalDriver, h
         assert (await other.upkeep.gc(await get(other, web))).note.startswith('volume "web" is in use')
 
 
-# -- damage -------------------------------------------------------------------------------------------
-
-
-def flip(home: Home, volume_id: str, pattern: bytes) -> None:
-    """Flip a bit in the stored data where `pattern` is."""
-    for segment in (home.path / "volumes" / volume_id).glob("*.seg"):
-        content = bytearray(segment.read_bytes())
-        for match in re.finditer(pattern, bytes(content)):
-            content[match.start()] ^= 1
-            segment.write_bytes(content)
-            return
-    raise AssertionError
-
-
-async def test_check_and_scrub_say_what_is_damaged_and_who_has_it(driver: LocalDriver, home: Home) -> None:
-    web = await create(driver, "web")
-    await write(driver, web, b"something to find", block=3)
-    await snapshot(driver, web, "before")
-    volume = await get(driver, web)
-    seen: list[tuple[int, int]] = []
-    assert (await driver.upkeep.scrub(volume, lambda done, total: seen.append((done, total)))).problems == ()
-    assert seen[-1] == (BLOCK, BLOCK)
-    flip(home, web, b"something to find")
-    for work in (driver.upkeep.check, driver.upkeep.scrub):
-        [problem] = (await work(volume)).problems
-        assert (problem.offset, problem.size) == (3 * BLOCK, BLOCK)
-        assert set(problem.holders) == {"live", "before"}
-
-
-async def test_a_damaged_manifest_is_reported_and_can_be_deleted(driver: LocalDriver, home: Home) -> None:
-    web = await create(driver, "web")
-    await snapshot(driver, web, "before")
-    manifest = home.path / "volumes" / web / "manifest"
-    content = bytearray(manifest.read_bytes())
-    content[-1] ^= 1
-    manifest.write_bytes(content)
-    volume = await get(driver, web)
-    [problem] = (await driver.upkeep.check(volume)).problems
-    assert "manifest" in problem.what
-    for attempt in (snapshot(driver, web, "after"), driver.upkeep.scrub(volume), driver.upkeep.usage(volume)):
-        with pytest.raises(CorruptData, match="manifest"):
-            await attempt
-    with pytest.raises(VolumeHasSnapshots):
-        await driver.delete(web)
-    await driver.delete(web, with_snapshots=True)
-    assert await names(driver) == []
-
-
-async def test_data_that_is_gone_is_reported_by_the_volumes_name(driver: LocalDriver) -> None:
-    web = await create(driver, "web")
-    await driver.context.backend("default").delete(web)
-    with pytest.raises(CorruptData, match='data of volume "web" is missing from pool "default"'):
-        await driver.used_size(web)
-    await driver.delete(web)
-
-
-# -- space and overview -------------------------------------------------------------------------------
-
-
-async def test_usage_tells_what_snapshots_hold(driver: LocalDriver) -> None:
-    web = await create(driver, "web")
-    await write(driver, web, b"one")
-    await snapshot(driver, web, "before")
-    await write(driver, web, b"two")
-    used = await driver.upkeep.usage(await get(driver, web), with_snapshots=True)
-    assert (used.live, used.data, used.in_snapshots) == (BLOCK, 2 * BLOCK, BLOCK)
-    assert [(size.name, size.referenced) for size in used.snapshots] == [("before", BLOCK)]
-    assert used.snapshots[0].exclusive >= BLOCK
-    assert await driver.used_size(web) == used.total
-
-
-async def test_gc_gives_dead_space_back(driver: LocalDriver) -> None:
-    web = await create(driver, "web")
-    for number in range(3):
-        await write(driver, web, b"%d" % number)
-    volume = await get(driver, web)
-    assert (await driver.upkeep.gc(volume)).freed > 0
-    # What is left is dead only since the volume was closed.
-    assert (await driver.upkeep.gc(volume)).freed < 64 * BLOCK
+# -- overview ----------------------------------------------------------------------------------------
 
 
 async def test_the_overview_names_what_nobody_has_a_record_of(driver: LocalDriver) -> None:
