@@ -100,8 +100,7 @@ class Statistics(StatsDriver):
         async def ask(volume: Volume) -> None:
             try:
                 if control := self.context.control(volume):
-                    asked = [_request(volume, request) for request in await control.requests()]
-                    found[volume.id] = [request for request in asked if request is not None]
+                    found[volume.id] = [_request(volume, request) for request in await control.requests()]
             except (NotSupported, VolumeDetached):
                 pass
             except VolumeBusy as error:
@@ -124,17 +123,13 @@ class Statistics(StatsDriver):
         return ActiveRequests(request_count=len(requests), requests=requests)
 
 
-def _request(volume: Volume, request: dict[str, object]) -> ActiveRequest | None:
-    """One that the mount told of; None for those of control files, such as the question itself."""
-    from fusevol.mount.nodes import CONTROL_NODE
-
+def _request(volume: Volume, request: dict[str, object]) -> ActiveRequest:
+    """One that the mount told of."""
     try:
         number, age, inode = int(str(request["number"])), float(str(request["age"])), int(str(request["inode"]))
         what = f"{request['operation']} of inode {inode}"
     except (KeyError, ValueError) as error:
         raise BackendError(f'the requests of volume "{volume.locator.name}" make no sense') from error
-    if inode >= CONTROL_NODE:
-        return None
     # Numbers are of one mount; with the beginning of the volume's id they are unique among all.
     unique = uuid.UUID(volume.id).int >> 96 << 32 | number & 0xFFFFFFFF
     return ActiveRequest(id=unique, description=f"{volume.locator.name}: {what}, for {age:.3f} s")

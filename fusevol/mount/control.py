@@ -177,7 +177,10 @@ class Control:
             b"snapshots": self._snapshots,
         }
         read = reads.get(name.removeprefix(_PREFIX)) if name.startswith(_PREFIX) else None
-        return None if read is None else _text(await read()).rstrip(b"\n")
+        if read is None:
+            return None
+        with self._served.requests.asking():
+            return _text(await read()).rstrip(b"\n")
 
     async def setxattr(self, name: bytes, value: bytes, uid: int) -> bool:
         """Run a command given as an attribute by user `uid`; whether it was one.

@@ -41,6 +41,7 @@ class Requests:
         self._active: dict[int, tuple[str, int, int]] = {}
         self._next = 0
         self._busy_since = 0
+        self._asking = 0
 
     def begin(self, operation: str, inode: int) -> int:
         """A request starts; returns its number, for `end`."""
@@ -76,14 +77,24 @@ class Requests:
             self.end(number)
             self.counters.requests -= 1
 
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Inside, a request for one of the root's attributes is a question about the volume, which is not counted."""
+        self._asking += 1
+        try:
+            yield
+        finally:
+            self._asking -= 1
+
     def active(self) -> list[ActiveRequest]:
-        """What is being served, oldest first."""
+        """What is being served, oldest first; of control files commands only: the question itself is read there."""
         now = monotonic_ns()
         return [
             ActiveRequest(number, operation, inode, (now - started) / 1e9)
             for number, (operation, inode, started) in self._active.items()
+            if inode < CONTROL_NODE or operation == "write"
         ]
 
     def __len__(self) -> int:
-        """How many are being served, not counting those of control files: the question itself is one."""
-        return sum(inode < CONTROL_NODE for _, inode, _ in self._active.values())
+        """How many are being served, without questions about that."""
+        return len(self.active()) - self._asking

@@ -242,7 +242,6 @@ def test_the_files_to_read_tell_what_is_so(busy: Volume) -> None:
     assert stats["write_bytes"] >= 1 << 20
     assert stats["requests"] > stats["writes"] > 0
     assert busy.told("used_size") >= 1 << 20
-    assert busy.told("active_requests") >= 0
     flushed = busy.told("flush")
     assert all(isinstance(value, int | float) and value >= 0 for value in flushed.values()), flushed
     for file in ("volume", "status", "stats", "used_size", "active_requests"):

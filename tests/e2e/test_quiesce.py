@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -69,6 +70,10 @@ def test_while_a_volume_is_quiesced_it_is_read_and_changes_wait(volume: Volume, 
     with waiting(volume, changes[0]), waiting(volume, changes[1]), waiting(volume, changes[2]):
         assert {request["operation"] for request in volume.told("requests")} >= {"mkdir", "setxattr"}
         assert volume.told("active_requests") == 3
+        assert os.getxattr(root, "user.fusevol.active_requests") == b"3"
+        assert json.loads(os.getxattr(root, "user.fusevol.stats"))["io_progress"] == 3
+        assert len(volume.told("requests")) == 3
+        assert len(json.loads(volume.fusevol("requests", volume.name, "--json"))) == 3
         assert (root / "gone").read_text() == ""
         assert sorted(os.listdir(root)) == ["dir", "gone", "old"]
         assert state(volume)["waiting"] == 3
