@@ -118,7 +118,7 @@ class Committer:
             inherited=inherited, data_blocks=frozen.data_blocks - len(data),
             meta_blocks=frozen.meta_blocks - meta_freed, base=history.base, neighbours=history.neighbours,
             snapshots=table if table_changed else state.table, free=free, next_snapshot=history.next_id,
-            time=time.time_ns(),
+            swept=state.swept, time=time.time_ns(),
         )  # fmt: skip
         address += sum(map(len, padded)) >> BLOCK_SHIFT
         (record_blob,), record_bytes = pack_blobs(address, [encode(record)])

@@ -34,6 +34,9 @@ from fusevol.log.volume import LogVolume
 __all__ = ["clone_volume", "create_volume", "delete_volume", "empty_volume", "holder_of", "open_volume"]
 
 _READ_RETRIES = 5
+#: Behind the ends of so many logs, each attach gives back what is there: what a writer that was fenced had begun to
+#: store may arrive after the attach that fenced it.
+_SWEPT = 8
 
 
 async def create_volume(backend: Backend, volume_id: str) -> None:
@@ -219,6 +222,7 @@ async def _read_state(reader: BlockReader, manifest: Manifest, claimed: int = 0)
         data_blocks=record.data_blocks,
         meta_blocks=record.meta_blocks,
         sequence=record.sequence,
+        swept=record.swept,
     ), record
 
 
@@ -312,8 +316,9 @@ async def _recover(attachment: Attachment, options: LogOptions, nursery: trio.Nu
         await _replay(volume, rolled, record)
         # What was accepted may have reached the device's cache only; and nothing behind it will ever be accepted.
         await backend.flush(volume_id)
-        if rolled.end < attachment.head:
-            await backend.discard(volume_id, (attachment.head - rolled.end) << BLOCK_SHIFT, rolled.end << BLOCK_SHIFT)
+        state.swept = (*state.swept, (rolled.end, attachment.head - rolled.end))[-_SWEPT:]
+        for address, blocks in state.swept:
+            await backend.discard(volume_id, blocks << BLOCK_SHIFT, address << BLOCK_SHIFT)
         await volume.start()
     except BaseException:
         volume.stop()

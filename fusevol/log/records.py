@@ -136,6 +136,7 @@ class Checkpoint(Record, kw_only=True, frozen=True, forbid_unknown_fields=True):
     snapshots: Blob | None = None
     free: Blob | None = None
     next_snapshot: int = 1
+    swept: tuple[tuple[int, int], ...] = ()
     time: int = 0
 
 

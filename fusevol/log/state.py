@@ -104,7 +104,7 @@ class State:
     data_blocks: own data blocks held by the live tree, a snapshot, or not yet known to be free.
     meta_blocks: the same for everything else, without what the log head still counts.
     garbage: (address, blocks) for the next checkpoint to free: of those that failed, of the log rolled forward.
-    sequence: of the last batch the checkpoint includes.
+    sequence: of the last batch the checkpoint includes. swept: (address, blocks) behind where earlier logs ended.
     """
 
     history: History = field(default_factory=History)
@@ -117,6 +117,7 @@ class State:
     meta_blocks: int = 0
     garbage: list[tuple[int, int]] = field(default_factory=list)
     sequence: int = 0
+    swept: tuple[tuple[int, int], ...] = ()
 
     def superseded(self, *, table: bool) -> Iterable[Blob]:
         """Blobs that the next checkpoint replaces; the snapshot table only if it changes."""
