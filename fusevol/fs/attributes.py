@@ -56,7 +56,10 @@ class Attributes(ReadOnlyFilesystem):
         if changes.mtime is not None:
             inode.mtime = _storable(changes.mtime)
         inode.ctime = now() if changes.ctime is None else _storable(changes.ctime)
-        self._inodes.changed(inode)
+        if (changes.mode, changes.uid, changes.gid, changes.size) == (None, None, None, None):
+            self._inodes.touched(inode)
+        else:
+            self._inodes.changed(inode)
         return inode
 
     def _set_xattr(self, inode: Inode, name: bytes, value: bytes) -> None:

@@ -206,10 +206,10 @@ class FileData(FileReader):
         # Were the kernel to be lost before it sends any, the file would still look changed, give or take a minute.
         if not timed or time - inode.mtime > _TIMED_WITHIN:
             inode.mtime = inode.ctime = time
-        elif end <= inode.size:
-            return  # what is written over needs no commit
-        inode.size = max(inode.size, end)
-        self._inodes.changed(inode)
+            self._inodes.touched(inode)
+        if end > inode.size:
+            inode.size = end
+            self._inodes.changed(inode)
 
     # -- size -------------------------------------------------------------------------------------
 

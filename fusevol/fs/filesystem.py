@@ -46,7 +46,7 @@ class Filesystem(Attributes):
         super().__init__(volume, database)
         self._committing = Mutex()
         self._freed: list[tuple[int, int]] = []
-        self._begun = self._done = 0
+        self._begun = self._done = self._done_data = 0
         self._unborn = False
         self.distant = volume.traits.remote
         #: Makes a change for who can wait on a loop, which changes nothing and raises Absent where a distant store has
@@ -270,13 +270,15 @@ class Filesystem(Attributes):
                 blocks = used + free
         return StatFs(blocks, free, self._inodes.count + free, free)
 
-    def _commit(self) -> None:
+    def _commit(self, times: bool = True) -> None:
         """Put all changes of the metadata into the log, at once; for right before a barrier.
+
+        times: False where it is not worth a commit if no more than times of files has changed.
 
         There must be none where this raises: the metadata would not be that of the data.
         """
         self.volume.check()
-        if self._inodes.dirty or self._database.changed:
+        if (self._inodes.dirty if times else self._inodes.due) or self._database.changed:
             with self._database.changing():
                 self._inodes.write_back()
                 self._names.write_back()
@@ -287,32 +289,36 @@ class Filesystem(Attributes):
         self._database.write_out(first=self._unborn)
         self._unborn = False
 
-    async def sync(self) -> None:
+    async def sync(self, *, times: bool = True) -> None:
         """Make everything durable, as one barrier. Concurrent callers share the work.
+
+        times: False for fdatasync(2), which need not wait for a commit where no more than times of files has changed.
 
         Raises NoSpace, BackendError, Fenced: then nothing may be taken as durable, and a later call tries again.
         """
         turn = self._begun
         async with self._committing:
-            if self._done > turn:
+            if (self._done if times else self._done_data) > turn:
                 return  # a sync that began after this call did
             self._begun = begun = self._begun + 1
-            await self._flush()
-            self._done = begun
+            await self._flush(times)
+            self._done_data = begun
+            if times:
+                self._done = begun
             await self._discard()
             await self.volume.relieve()
 
-    async def _flush(self) -> None:
+    async def _flush(self, times: bool) -> None:
         """Make a barrier. What its commit needs of a distant store is fetched first, unless that is very much."""
         with Fetches() as fetches:
             for _ in range(_FETCHES if self.distant else 0):
                 try:
-                    await self.volume.flush(lambda: self.attempt(self._commit))
+                    await self.volume.flush(lambda: self.attempt(self._commit, times))
                 except Absent as absent:
                     await fetches.fetch(absent)
                 else:
                     return
-        await self.volume.flush(self._commit)
+        await self.volume.flush(lambda: self._commit(times))
 
     async def _discard(self) -> None:
         freed, self._freed = self._freed, []

@@ -145,6 +145,8 @@ class InodeTable:
         self._limit = limit
         self._cache: dict[int, Inode] = {}
         self._dirty: dict[int, Inode] = {}
+        #: Whether more than times of the dirty ones has changed.
+        self.due = False
         self._next = database.counter("next_ino", 2)
         self._seen_end = False
         self._expected, self._ahead = 0, 1
@@ -230,6 +232,12 @@ class InodeTable:
         """Have the inode written back at the next commit."""
         self._cache[inode.ino] = inode
         self._dirty[inode.ino] = inode
+        self.due = True
+
+    def touched(self, inode: Inode) -> None:
+        """As `changed`, where only its times have changed."""
+        self._cache[inode.ino] = inode
+        self._dirty[inode.ino] = inode
 
     def drop(self, inode: Inode) -> None:
         """Forget an inode whose row was deleted."""
@@ -258,6 +266,7 @@ class InodeTable:
     def written(self) -> None:
         """What was written back stays so."""
         self._dirty = {}
+        self.due = False
         if len(self._cache) > self._limit:
             self._evict()
 

@@ -220,17 +220,17 @@ class VolumeOperations(NameOperations):
 
     @handler
     async def fsyncdir(self, handle: int, datasync: bool) -> None:
-        await self._sync(handle)
+        await self._sync(handle, datasync)
 
     @handler
     async def fsync(self, handle: int, datasync: bool) -> None:
         if not self.control.owns(handle):
-            await self._sync(handle)
+            await self._sync(handle, datasync)
 
-    async def _sync(self, node: int) -> None:
+    async def _sync(self, node: int, datasync: bool) -> None:
         _, filesystem = self.nodes.find(node)
         if isinstance(filesystem, Filesystem):  # of a snapshot everything is durable
-            await filesystem.sync()
+            await filesystem.sync(times=not datasync)
 
     @handler
     async def release(self, handle: int) -> None:

@@ -373,24 +373,6 @@ async def test_a_commit_writes_the_extents_that_changed_and_not_all_of_the_file(
         assert fs._database.connection.total_changes() - before < 20
 
 
-async def test_what_is_written_over_in_place_is_durable_without_a_commit() -> None:
-    backend = await new_volume()
-    async with open_volume(backend, "v") as volume:
-        fs = await load_filesystem(volume)
-        file = make(fs, b"f")
-        await fs.write(file, b"x" * 3 * BLOCK, 0)
-        await fs.sync()
-        before = fs._database.connection.total_changes()
-        await fs.write(file, b"y" * 2 * BLOCK, BLOCK // 2, timed=True)
-        await fs.sync()
-        assert fs._database.connection.total_changes() == before
-        volume.abandon()
-        fs.close()
-    async with open_volume(backend, "v") as volume, open_filesystem(volume) as fs:
-        half = BLOCK // 2
-        assert bytes(await fs.read(file, 3 * BLOCK, 0)) == b"x" * half + b"y" * 2 * BLOCK + b"x" * half
-
-
 @pytest.mark.parametrize("seed", range(10))
 async def test_the_extents_in_the_database_are_those_of_the_file_whatever_became_of_it(seed: int) -> None:
     rng = random.Random(seed)
