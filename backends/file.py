@@ -12,27 +12,25 @@ import fcntl
 import os
 import secrets
 import shutil
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import trio
-from xxhash import xxh3_64_intdigest
 
 from fusevol.api.io import Buffer
-from fusevol.backends.base import NO_VERSION, Backend, Capacity, Manifest, Started, Traits
+from fusevol.backends.base import Backend, Capacity, Manifest, Started, Traits
 from fusevol.backends.checks import check_range, check_volume_id, flat
+from fusevol.backends.manifest_file import ManifestFile
 from fusevol.backends.overwriter import Overwriter
 from fusevol.backends.segments import SegmentDirectory
 from fusevol.backends.systemcalls import fsync_directory, translate
-from fusevol.errors import AlreadyExists, CorruptData, ManifestConflict, VolumeNotFound
+from fusevol.errors import AlreadyExists, VolumeNotFound
 
 __all__ = ["FileBackend"]
 
 T = TypeVar("T")
 
-_ENVELOPE = struct.Struct("<QQ")
 _THREADS = 16
 
 
@@ -44,6 +42,7 @@ class FileBackend(Backend):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._volumes: dict[str, SegmentDirectory] = {}
+        self._manifests: dict[str, ManifestFile] = {}
         self._overwriter = Overwriter()
         self._threads = trio.CapacityLimiter(_THREADS)
         try:
@@ -96,6 +95,7 @@ class FileBackend(Backend):
         await self._run(f'volume "{volume_id}" could not be deleted', work)
         self._volumes.pop(volume_id, None)
         volume.close()
+        self._let_go_of_manifest(volume_id)
 
     async def sweep(self) -> None:
         await self._run(f"what is left of deleted volumes in {self.path} could not be removed", self._sweep)
@@ -133,6 +133,7 @@ class FileBackend(Backend):
     def release(self, volume_id: str) -> None:
         if volume := self._volumes.get(volume_id):
             volume.close_idle()
+        self._let_go_of_manifest(volume_id)
 
     def capacity(self, volume_id: str) -> Capacity | None:
         try:
@@ -158,8 +159,8 @@ class FileBackend(Backend):
         )
         return len(view)
 
-    def start_write(self, volume_id: str, data: Buffer, offset: int) -> Started | None:
-        return self._volume(volume_id).start_write(flat(data), offset, self._overwriter)
+    def start_write(self, volume_id: str, data: Buffer, offset: int, *, alone: bool = False) -> Started | None:
+        return self._volume(volume_id).start_write(flat(data), offset, self._overwriter, alone=alone)
 
     async def flush(self, volume_id: str) -> None:
         volume = self._volume(volume_id)
@@ -176,16 +177,25 @@ class FileBackend(Backend):
 
     # -- manifest ---------------------------------------------------------------------------------
 
+    def _manifest(self, volume_id: str) -> ManifestFile:
+        if volume_id not in self._manifests:
+            self._manifests[volume_id] = ManifestFile(self._volume(volume_id).path)
+        return self._manifests[volume_id]
+
+    def _let_go_of_manifest(self, volume_id: str) -> None:
+        if manifest := self._manifests.pop(volume_id, None):
+            manifest.close()
+
     async def get_manifest(self, volume_id: str) -> Manifest:
         # Read on the loop: a few hundred bytes that every flush looks at, so they are in the page cache.
-        path = self._volume(volume_id).path
+        manifest = self._manifest(volume_id)
         try:
-            return _read_manifest(path)
+            return manifest.read()
         except OSError as error:
             raise translate(error, f'the manifest of volume "{volume_id}" could not be read') from error
 
     async def put_manifest(self, volume_id: str, data: Buffer, if_version: str) -> str:
-        path, body = self._volume(volume_id).path, bytes(data)
+        manifest, path, body = self._manifest(volume_id), self._volume(volume_id).path, bytes(data)
 
         def work() -> str:
             try:
@@ -194,7 +204,7 @@ class FileBackend(Backend):
                 raise VolumeNotFound(f'volume "{volume_id}" does not exist in {self.path}') from None
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                return _replace_manifest(path, body, if_version)
+                return manifest.replace(body, if_version)
             finally:
                 os.close(lock)
 
@@ -204,47 +214,6 @@ class FileBackend(Backend):
         for volume in self._volumes.values():
             volume.close()
         self._volumes.clear()
+        for volume_id in list(self._manifests):
+            self._let_go_of_manifest(volume_id)
         self._overwriter.close()
-
-
-def _read_manifest(path: Path) -> Manifest:
-    try:
-        fd = os.open(f"{path}/manifest", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        if not path.is_dir():
-            raise VolumeNotFound(f'volume "{path.name}" does not exist in {path.parent}') from None
-        return Manifest(b"", NO_VERSION)
-    try:
-        stored = os.read(fd, os.fstat(fd).st_size)
-    finally:
-        os.close(fd)
-    if len(stored) < _ENVELOPE.size:
-        raise CorruptData(f"{path / 'manifest'} is cut short: {len(stored)} bytes")
-    version, checksum = _ENVELOPE.unpack_from(stored)
-    body = stored[_ENVELOPE.size :]
-    if checksum != xxh3_64_intdigest(body, version):
-        raise CorruptData(f"{path / 'manifest'} does not match its checksum")
-    return Manifest(body, str(version))
-
-
-def _replace_manifest(path: Path, body: bytes, if_version: str) -> str:
-    """Compare and swap, under the lock. Blocks."""
-    current = _read_manifest(path).version
-    if current != if_version:
-        raise ManifestConflict(
-            f'the manifest of volume "{path.name}" is at version {current or "none"}, not {if_version or "none"}'
-        )
-    # Drawn, not counted: a volume deleted and made again must not come upon the versions of the old one.
-    version = secrets.randbits(64)
-    temporary = path / "manifest.new"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        whole = memoryview(_ENVELOPE.pack(version, xxh3_64_intdigest(body, version)) + body)
-        while whole:
-            whole = whole[os.write(fd, whole) :]
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    temporary.rename(path / "manifest")
-    fsync_directory(path)
-    return str(version)
