@@ -162,8 +162,10 @@ class Backend(IODriver):
     def doubt(self, volume_id: str, size: int, offset: int) -> None:
         """What was read there is not what was written. Where it came from a cache, the next read goes behind that."""
 
-    def start_write(self, volume_id: str, data: Buffer, offset: int) -> Started | None:
+    def start_write(self, volume_id: str, data: Buffer, offset: int, *, alone: bool = False) -> Started | None:
         """Begin what `write` does, and make it durable, where the store goes on with it by itself; else None.
+
+        alone: nobody else has anything to do for the loop, which may be held up where the write takes next to no time.
 
         Nobody may change `data` until it has finished. For stores to which handing a small write takes as long as
         carrying it out; the others leave this as is.

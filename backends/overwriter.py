@@ -1,7 +1,8 @@
-"""Writes that the kernel carries out by itself: given to it, and awaited, without a thread (io_submit(2)).
+"""Writes without a thread: to hand a small write to one, and to hear of it, takes about as long as the disk takes.
 
-Linux does so for direct I/O to blocks that a file has already; for others io_submit(2) may wait for the disk. To hand a
-small write to a thread, and to hear of it, takes about as long as the disk takes for it.
+The kernel carries them out by itself (io_submit(2)): it does so for direct I/O to blocks that a file has already; for
+others io_submit(2) may wait for the disk. To hear of those takes half as long as the disk still. So where nobody else
+has anything for the loop to do, and the disk is known to be quick, it is held up for as long as the write takes.
 """
 
 import ctypes
@@ -26,6 +27,11 @@ _MOST = 8
 #: meanwhile. (On a busy machine it does now and then, like anything else.)
 _DELAYS = 20
 _DELAY = 5e-3
+#: For so long, in seconds, the loop may be held up; a write that takes longer makes up for as many that do not. When
+#: there were too few of those, the loop is not held up for the next `_REST` writes.
+_QUICK = 1e-3
+_CREDIT = 16
+_REST = 1000
 
 
 class _Control(ctypes.Structure):
@@ -139,18 +145,55 @@ class Overwrite:
         return result
 
 
+class Overwritten:
+    """A write that was carried out at once."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    async def finished(self) -> int:
+        """As `Overwrite`."""
+        return self._size
+
+
+class _Pace:
+    """Whether writes are quick, by those that were seen."""
+
+    def __init__(self) -> None:
+        self._credit = 0
+        self._rest = 0
+
+    def quick(self) -> bool:
+        """Whether the next one may be expected to be; to be asked once for each."""
+        if self._rest:
+            self._rest -= 1
+        return not self._rest
+
+    def took(self, seconds: float) -> None:
+        """Note how long one took."""
+        self._credit = min(self._credit + 1, _CREDIT) if seconds <= _QUICK else self._credit - int(seconds / _QUICK)
+        if self._credit < 0:
+            self._credit, self._rest = 0, _REST
+
+
 class Overwriter:
     """Durable direct writes to blocks that files have already."""
 
     def __init__(self) -> None:
         little = sys.byteorder == "little" and sys.maxsize > 1 << 32
         self._calls = _CALLS.get(platform.machine()) if little else None
+        self._pace = _Pace()
         self._idle: list[_Slot] = []
         self._slots = 0
         self._delays = 0
 
-    def start(self, fd: int, data: memoryview, offset: int) -> Overwrite | None:
-        """Begin to write aligned memory with O_DIRECT; None where that cannot be done now, or not here at all."""
+    def start(self, fd: int, data: memoryview, offset: int, *, alone: bool) -> Overwrite | Overwritten | None:
+        """Begin to write aligned memory with O_DIRECT; None where that cannot be done now, or not here at all.
+
+        alone: nobody would have to wait for it; it may be carried out here and now.
+        """
+        if alone and self._pace.quick():
+            return self._carry_out(fd, data, offset)
         slot = self._slot()
         if slot is None:
             return None
@@ -167,6 +210,16 @@ class Overwriter:
         if self._delays > _DELAYS:
             self._calls = None  # it waits for the disk, which is what this is there to avoid
         return Overwrite(slot, data, self._idle.append)
+
+    def _carry_out(self, fd: int, data: memoryview, offset: int) -> Overwritten | None:
+        before = time.perf_counter()
+        try:
+            written = os.pwritev(fd, [data], offset, os.RWF_DSYNC)
+        except OSError:
+            return None  # who writes it in another way is told
+        finally:
+            self._pace.took(time.perf_counter() - before)
+        return Overwritten(written) if written == len(data) else None
 
     def _slot(self) -> _Slot | None:
         if self._calls is not None and self._idle:

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from fusevol.backends.ahead import AHEAD_BYTES, SMALL_BYTES, Ahead
-from fusevol.backends.overwriter import Overwrite, Overwriter
+from fusevol.backends.overwriter import Overwrite, Overwriter, Overwritten
 from fusevol.backends.readahead import ReadAhead
 from fusevol.backends.systemcalls import ALIGNMENT, fsync_directory, is_aligned, overwrites_in_place, punch, translate
 from fusevol.errors import NotSupported, VolumeNotFound
@@ -243,7 +243,9 @@ class SegmentDirectory:
                 punch(segment.buffered, inner + len(data), len(zeros))
             return done
 
-    def start_write(self, data: memoryview, offset: int, overwriter: Overwriter) -> "StartedWrite | None":
+    def start_write(
+        self, data: memoryview, offset: int, overwriter: Overwriter, *, alone: bool
+    ) -> "StartedWrite | None":
         """Begin a write that only overwrites what was prepared for it; None where it would not.
 
         Nor while holes are punched, for which the kernel would have it, and whoever submits it, wait.
@@ -256,7 +258,7 @@ class SegmentDirectory:
             if segment is None or segment.direct is None:
                 return None
             self._ahead.note(offset, len(data))
-            overwrite = overwriter.start(segment.direct, data, offset % SEGMENT_BYTES)
+            overwrite = overwriter.start(segment.direct, data, offset % SEGMENT_BYTES, alone=alone)
             return StartedWrite(overwrite, stack.pop_all(), self.path.name) if overwrite else None
         return None
 
@@ -374,7 +376,7 @@ class SegmentDirectory:
 class StartedWrite:
     """A write that the kernel carries out; its segment stays open until then."""
 
-    def __init__(self, overwrite: Overwrite, held: ExitStack, volume_id: str) -> None:
+    def __init__(self, overwrite: Overwrite | Overwritten, held: ExitStack, volume_id: str) -> None:
         self._overwrite = overwrite
         self._held = held
         self._volume_id = volume_id

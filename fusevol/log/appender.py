@@ -51,6 +51,8 @@ class Appender:
         self.sequence = sequence
         self.durable = self.barrier = durable
         self.jump: int | None = None
+        #: Whether nobody would have to wait for a write that holds up the loop; for who serves others on it to set.
+        self.alone: Callable[[], bool] = lambda: False
         self._nursery = nursery
         self._confirm = confirm
         self._in_flight = in_flight
@@ -241,7 +243,9 @@ class Appender:
     async def _push_here(self, batch: Batch) -> None:
         """Push a batch and wait for it, where that needs no task: to have one do it takes as long as a disk takes."""
         try:
-            started = self.backend.start_write(self.volume_id, batch.bytes(), batch.base << BLOCK_SHIFT)
+            started = self.backend.start_write(
+                self.volume_id, batch.bytes(), batch.base << BLOCK_SHIFT, alone=self.alone()
+            )
         except Exception:  # noqa: BLE001  # `write` will fail with the same, and its error is kept
             started = None
         if started is None:

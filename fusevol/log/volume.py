@@ -72,6 +72,10 @@ class LogVolume(VolumeContents):
         """Take no more writes and make no more barriers, but raise `error`."""
         self._writable().fail(error)
 
+    def hold_up_while(self, alone: Callable[[], bool]) -> None:
+        """Let a flush hold up the loop for a write, where that is quick, while `alone` says that nobody would wait."""
+        self._writable().alone = alone
+
     # -- barrier ----------------------------------------------------------------------------------
 
     async def flush(self, prepare: Prepare = None) -> None:

@@ -37,6 +37,7 @@ __all__ = [
     "set_max_background",
     "set_read_ahead",
     "sync_filesystem",
+    "unasked",
 ]
 
 log = logging.getLogger(__name__)
@@ -179,6 +180,13 @@ def ended(device: int) -> bool:
     poller = select.poll()
     poller.register(device, 0)
     return bool(poller.poll(0))
+
+
+def unasked(device: int) -> Callable[[], bool]:
+    """A question that costs little: whether no request waits to be read from an open /dev/fuse."""
+    poller = select.poll()
+    poller.register(device, select.POLLIN)
+    return lambda: not poller.poll(0)
 
 
 def set_max_background(mounted: Mount, count: int) -> bool:

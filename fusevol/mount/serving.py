@@ -26,6 +26,7 @@ from fusevol.mount.kernel import (
     set_max_background,
     set_read_ahead,
     sync_filesystem,
+    unasked,
 )
 from fusevol.mount.mounttable import Mount, find, places, resolve
 from fusevol.mount.nodes import Nodes
@@ -148,6 +149,7 @@ async def _serve(
     def connected(fd: int) -> None:
         nonlocal device, mounted
         device, mounted = fd, find(resolve(mountpoint))
+        volume.hold_up_while(unasked(fd))
 
     def gone() -> bool:
         # By its number: a mount that was moved, or is on a second path as well, is still there.

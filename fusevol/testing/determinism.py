@@ -113,7 +113,7 @@ class GoingOn(Wrapper):
         super().__init__(inner)
         self._random = random.Random(f"{seed}")
 
-    def start_write(self, volume_id: str, data: Buffer, offset: int) -> Started | None:
+    def start_write(self, volume_id: str, data: Buffer, offset: int, *, alone: bool = False) -> Started | None:
         """Take it or leave it."""
         return None if self._random.random() < 0.5 else _Taken(self.inner, volume_id, data, offset)
 

@@ -274,7 +274,7 @@ class HandedStore(MemoryBackend):
         self.short: int | None = None
         self.handed = 0
 
-    def start_write(self, volume_id: str, data: Buffer, offset: int) -> Started | None:
+    def start_write(self, volume_id: str, data: Buffer, offset: int, *, alone: bool = False) -> Started | None:
         if self.refusals:
             raise self.refusals.pop()
         self.handed += 1
