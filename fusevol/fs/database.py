@@ -17,7 +17,9 @@ __all__ = ["Database", "read_superblock"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Value = int | bytes | str | None
-_CACHE_KIB = 32 * 1024
+#: Most of SQLite's page cache: pages of half a million files, and of an open snapshot, of which there may be several.
+_CACHE_KIB = 96 * 1024
+_SNAPSHOT_CACHE_KIB = 32 * 1024
 _FIRST_BYTES = 16 * BLOCK
 
 
@@ -70,7 +72,7 @@ class Database:
                 "synchronous=OFF",
                 "cache_spill=OFF",
                 "temp_store=MEMORY",
-                f"cache_size=-{_CACHE_KIB}",
+                f"cache_size=-{_SNAPSHOT_CACHE_KIB if read_only else _CACHE_KIB}",
             ):
                 self.execute(f"PRAGMA {pragma}").fetchall()
         except apsw.Error as error:
