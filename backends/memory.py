@@ -89,17 +89,28 @@ class Space:
         if done:
             self.end = max(self.end, offset + done)
 
+    def _chunks_in(self, length: int, offset: int) -> list[int]:
+        """Numbers of the chunks with a part of the range, which is not empty, sorted."""
+        numbers = range(offset // CHUNK, -(-(offset + length) // CHUNK))
+        if len(numbers) > len(self._chunks):  # a vast range over few chunks
+            return sorted(number for number in self._chunks if number in numbers)
+        return [number for number in numbers if number in self._chunks]
+
+    def occupied(self, length: int, offset: int) -> list[tuple[int, int]]:
+        """The parts of the range outside of which it holds nothing: (offset, length)."""
+        parts = []
+        for number in self._chunks_in(length, offset):
+            start, stop = max(number * CHUNK, offset), min((number + 1) * CHUNK, offset + length, self.end)
+            if start < stop:
+                parts.append((start, stop - start))
+        return parts
+
     def discard(self, length: int, offset: int) -> None:
         """Zero the range and give back the pages that lie wholly in it. The end stays where it is."""
         stop = min(offset + length, self.end)
         if stop <= offset:
             return
-        numbers = range(offset // CHUNK, -(-stop // CHUNK))
-        if len(numbers) > len(self._chunks):  # a vast range over few chunks
-            numbers_held = [number for number in self._chunks if number in numbers]
-        else:
-            numbers_held = [number for number in numbers if number in self._chunks]
-        for number in numbers_held:
+        for number in self._chunks_in(stop - offset, offset):
             base = number * CHUNK
             first, last = max(offset - base, 0), min(stop - base, CHUNK)
             self._chunks[number][first:last] = _ZEROS[: last - first]

@@ -189,25 +189,24 @@ def _apply(space: Space, call: Call, cut: int, tear: random.Random | None) -> No
     if data is not None and call.succeeded(cut):
         data = data[: call.written]
     length = call.length if data is None else len(data)
-    pieces: Iterable[tuple[int, int]] = ((0, length),)
-    if tear is not None:
-        pieces = _some_sectors(call.offset, length, space.end if data is None else None, tear)
-    for start, stop in pieces:
-        if data is None:
-            space.discard(stop - start, call.offset + start)
-        else:
-            space.write(memoryview(data)[start:stop], call.offset + start)
+    ranges = [(call.offset, length)]
+    if tear is not None and data is None:  # a discard may be vast; where nothing is, there is nothing to lose
+        ranges = space.occupied(length, call.offset)
+    for offset, size in ranges:
+        for start, stop in [(offset, offset + size)] if tear is None else _some_sectors(offset, size, tear):
+            if data is None:
+                space.discard(stop - start, start)
+            else:
+                space.write(memoryview(data)[start - offset : stop - offset], start)
     if tear is not None and length and data is not None and tear.random() < 0.5:
         space.end = max(space.end, call.offset + length)
 
 
-def _some_sectors(offset: int, length: int, end: int | None, tear: random.Random) -> Iterable[tuple[int, int]]:
-    """A random subset of the sectors in a range, as ranges relative to its start."""
-    if end is not None:  # a discard may be vast; beyond the end there is nothing to lose
-        length = max(0, min(length, end - offset))
-    density, start = tear.random(), 0
-    while start < length:
-        stop = min(length, start + SECTOR - (offset + start) % SECTOR)
+def _some_sectors(offset: int, length: int, tear: random.Random) -> Iterable[tuple[int, int]]:
+    """A random subset of the sectors in a range: where each begins and ends."""
+    density, start, end = tear.random(), offset, offset + length
+    while start < end:
+        stop = min(end, start + SECTOR - start % SECTOR)
         if tear.random() < density:
             yield start, stop
         start = stop

@@ -71,8 +71,10 @@ async def test_damage_is_seen_where_it_is_written_over(backend: FileBackend) -> 
 
 async def test_a_volume_that_is_deleted_or_released_has_no_file_open(backend: FileBackend) -> None:
     def held() -> list[str]:
-        links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
-        return [os.readlink(link) for link in links if os.path.islink(link) and "manifest" in os.readlink(link)]
+        links = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+        return [name for link in links if link.is_symlink() and (name := os.readlink(link)).startswith(str(manifest))]
+
+    manifest = backend.path / "v/manifest"
 
     backend.release("v")
     assert held() == []

@@ -4,6 +4,7 @@ import mmap
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -60,8 +61,8 @@ PWRITEV = os.pwritev
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     disk = Disk(tmp_path / "disk")
-    monkeypatch.setattr(overwriter.time, "perf_counter", disk.perf_counter)
-    monkeypatch.setattr(overwriter.os, "pwritev", disk.pwritev)
+    monkeypatch.setattr(overwriter, "time", SimpleNamespace(perf_counter=disk.perf_counter))
+    monkeypatch.setattr(os, "pwritev", disk.pwritev)
     yield disk
     disk.writes.close()
     os.close(disk.fd)
