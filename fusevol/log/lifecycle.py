@@ -317,9 +317,10 @@ async def _recover(attachment: Attachment, options: LogOptions, nursery: trio.Nu
         # What was accepted may have reached the device's cache only; and nothing behind it will ever be accepted.
         await backend.flush(volume_id)
         state.swept = (*state.swept, (rolled.end, attachment.head - rolled.end))[-_SWEPT:]
+        await volume.start()
+        # Not before: until there is a checkpoint behind it, somebody else may come who finds more of the log than we did.
         for address, blocks in state.swept:
             await backend.discard(volume_id, blocks << BLOCK_SHIFT, address << BLOCK_SHIFT)
-        await volume.start()
     except BaseException:
         volume.stop()
         raise

@@ -1,7 +1,8 @@
 """A volume taken over while its writer is at work: the newcomer has it, and the old writer acknowledges nothing."""
 
 import random
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -69,36 +70,81 @@ def test_what_the_old_writer_acknowledged_is_there_and_what_it_does_later_never_
 
 
 class Held(Wrapper):
-    """Keeps writes back while the gate is closed."""
+    """Keeps back writes, or what gives space back, while a gate is closed."""
 
     def __init__(self, inner: Backend) -> None:
         super().__init__(inner)
-        self.gate = trio.Event()
-        self.gate.set()
+        self.writes = trio.Event()
+        self.writes.set()
+        self.discards = trio.Event()
+        self.discards.set()
 
     async def write(self, volume_id: str, data: Buffer, offset: int) -> int:
-        await self.gate.wait()
+        await self.writes.wait()
         return await self.inner.write(volume_id, data, offset)
 
+    async def discard(self, volume_id: str, length: int, offset: int) -> None:
+        await self.discards.wait()
+        await self.inner.discard(volume_id, length, offset)
 
-async def test_what_the_old_writer_stores_after_it_was_swept_does_not_take_up_space_for_ever() -> None:
-    store = MemoryBackend()
+
+@asynccontextmanager
+async def write_on_its_way(store: Backend, number: int) -> AsyncIterator[trio.Event]:
+    """Of a writer that is fenced; it arrives when the event is set."""
     old = Held(store)
+    async with open_volume(old, "v") as volume, trio.open_nursery() as nursery:
+
+        async def flush() -> None:
+            with pytest.raises(Fenced):
+                await volume.flush()
+
+        await volume.write(number.to_bytes(8, "big") * (BLOCK // 8), 0)
+        old.writes = trio.Event()
+        nursery.start_soon(flush)
+        await trio.testing.wait_all_tasks_blocked()
+        try:
+            yield old.writes
+        finally:
+            old.writes.set()
+            volume.abandon()
+
+
+@pytest.mark.parametrize("others", [1, 7])
+async def test_what_the_old_writer_stores_after_it_was_swept_does_not_take_up_space_for_ever(others: int) -> None:
+    store = MemoryBackend()
     await create_volume(store, "v")
-    async with open_volume(old, "v") as late:
-        await late.write(bytes(BLOCK), 0)
-        old.gate = trio.Event()
-        async with trio.open_nursery() as nursery:
-
-            async def flush() -> None:
-                with pytest.raises(Fenced):
-                    await late.flush()
-
-            nursery.start_soon(flush)
-            await trio.testing.wait_all_tasks_blocked()
+    async with write_on_its_way(store, 1) as arrives:
+        for _ in range(others):
             async with open_volume(store, "v"):
-                old.gate.set()
-                await trio.testing.wait_all_tasks_blocked()
-        late.abandon()
+                pass
+        arrives.set()
+        await trio.testing.wait_all_tasks_blocked()
     async with open_volume(store, "v") as volume:
         await verify_space(store, volume)
+
+
+async def test_what_is_swept_late_is_nothing_that_whoever_has_the_volume_then_has_found() -> None:
+    store = MemoryBackend()
+    slow = Held(store)
+    await create_volume(store, "v")
+    async with write_on_its_way(store, 2) as arrives, trio.open_nursery() as nursery:
+        slow.discards = trio.Event()
+
+        async def attach() -> None:
+            with suppress(Fenced):
+                async with open_volume(slow, "v"):
+                    pass
+
+        nursery.start_soon(attach)
+        await trio.testing.wait_all_tasks_blocked()
+        arrives.set()
+        await trio.testing.wait_all_tasks_blocked()
+        async with open_volume(store, "v") as volume:
+            found = bytes(await volume.read(BLOCK, 0))
+            await volume.write(b"new" + bytes(5), BLOCKS * BLOCK)
+            await volume.flush()
+            slow.discards.set()
+            await trio.testing.wait_all_tasks_blocked()
+    async with open_volume(store, "v") as volume:
+        assert bytes(await volume.read(BLOCK, 0)) == found
+        assert bytes(await volume.read(3, BLOCKS * BLOCK)) == b"new"
