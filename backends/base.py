@@ -165,7 +165,7 @@ class Backend(IODriver):
     def start_write(self, volume_id: str, data: Buffer, offset: int, *, alone: bool = False) -> Started | None:
         """Begin what `write` does, and make it durable, where the store goes on with it by itself; else None.
 
-        alone: nobody else has anything to do for the loop, which may be held up where the write takes next to no time.
+        alone: nobody would have to wait if the loop were held up for as long as the write takes, where that is quick.
 
         Nobody may change `data` until it has finished. For stores to which handing a small write takes as long as
         carrying it out; the others leave this as is.

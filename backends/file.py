@@ -32,6 +32,8 @@ __all__ = ["FileBackend"]
 T = TypeVar("T")
 
 _THREADS = 16
+#: So many volumes' manifests are kept open, those asked for last: one or two are asked for again and again.
+_MANIFESTS = 8
 
 
 class FileBackend(Backend):
@@ -178,9 +180,11 @@ class FileBackend(Backend):
     # -- manifest ---------------------------------------------------------------------------------
 
     def _manifest(self, volume_id: str) -> ManifestFile:
-        if volume_id not in self._manifests:
-            self._manifests[volume_id] = ManifestFile(self._volume(volume_id).path)
-        return self._manifests[volume_id]
+        found = self._manifests.pop(volume_id, None) or ManifestFile(self._volume(volume_id).path)
+        self._manifests[volume_id] = found
+        if len(self._manifests) > _MANIFESTS:
+            self._let_go_of_manifest(next(iter(self._manifests)))
+        return found
 
     def _let_go_of_manifest(self, volume_id: str) -> None:
         if manifest := self._manifests.pop(volume_id, None):

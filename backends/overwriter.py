@@ -2,7 +2,7 @@
 
 The kernel carries them out by itself (io_submit(2)): it does so for direct I/O to blocks that a file has already; for
 others io_submit(2) may wait for the disk. To hear of those takes half as long as the disk still. So where nobody else
-has anything for the loop to do, and the disk is known to be quick, it is held up for as long as the write takes.
+would have to wait, and the disk is known to be quick, the loop is held up for as long as the write takes.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from contextlib import suppress
 
 import trio
 
-__all__ = ["Overwrite", "Overwriter"]
+__all__ = ["Overwrite", "Overwriter", "Overwritten"]
 
 #: Numbers of io_setup, io_destroy, io_getevents, io_submit: the C library has no functions for them.
 _CALLS = {"x86_64": (206, 207, 208, 209), "aarch64": (0, 1, 4, 2)}

@@ -374,7 +374,7 @@ class SegmentDirectory:
 
 
 class StartedWrite:
-    """A write that the kernel carries out; its segment stays open until then."""
+    """A write that is being carried out, or was; its segment stays open until it is asked about."""
 
     def __init__(self, overwrite: Overwrite | Overwritten, held: ExitStack, volume_id: str) -> None:
         self._overwrite = overwrite

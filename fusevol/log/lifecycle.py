@@ -318,7 +318,7 @@ async def _recover(attachment: Attachment, options: LogOptions, nursery: trio.Nu
         await backend.flush(volume_id)
         state.swept = (*state.swept, (rolled.end, attachment.head - rolled.end))[-_SWEPT:]
         await volume.start()
-        # Not before: until there is a checkpoint behind it, somebody else may come who finds more of the log than we did.
+        # Not before there is a checkpoint behind it: until then somebody else may come who finds more of the log.
         for address, blocks in state.swept:
             await backend.discard(volume_id, blocks << BLOCK_SHIFT, address << BLOCK_SHIFT)
     except BaseException:

@@ -95,6 +95,11 @@ class Requests:
             if inode < CONTROL_NODE or operation == "write"
         ]
 
+    @property
+    def alone(self) -> bool:
+        """Whether whoever asks is the only one that is being served."""
+        return len(self._active) <= 1
+
     def __len__(self) -> int:
         """How many are being served, without questions about that."""
         return len(self.active()) - self._asking

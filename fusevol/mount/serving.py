@@ -149,7 +149,8 @@ async def _serve(
     def connected(fd: int) -> None:
         nonlocal device, mounted
         device, mounted = fd, find(resolve(mountpoint))
-        volume.hold_up_while(unasked(fd))
+        calm = unasked(fd)
+        volume.hold_up_while(lambda: requests.alone and calm())
 
     def gone() -> bool:
         # By its number: a mount that was moved, or is on a second path as well, is still there.

@@ -273,17 +273,31 @@ class HandedStore(MemoryBackend):
         self.refusals: list[BackendError] = []
         self.short: int | None = None
         self.handed = 0
+        self.alone = False
 
     def start_write(self, volume_id: str, data: Buffer, offset: int, *, alone: bool = False) -> Started | None:
         if self.refusals:
             raise self.refusals.pop()
         self.handed += 1
+        self.alone = alone
         return Gated(self, bytes(data), offset)
 
 
 async def found(store: MemoryBackend) -> bytes:
     async with open_volume(store, "v", options=QUIET) as volume:
         return bytes(await volume.read(BLOCK, 0))
+
+
+async def test_who_serves_others_says_whether_the_loop_may_be_held_up() -> None:
+    store = HandedStore()
+    await create_volume(store, "v")
+    async with open_volume(store, "v", options=QUIET) as volume:
+        answers = [False, True, False, True]
+        for number, answer in enumerate(answers):
+            await volume.write(block_bytes(number), 0)
+            await volume.flush()
+            assert store.alone == (answers[number - 1] if number else False)
+            volume.hold_up_while(lambda answer=answer: answer)  # type: ignore[misc]
 
 
 async def test_a_flush_whose_caller_is_cancelled_is_finished_by_the_volume() -> None:

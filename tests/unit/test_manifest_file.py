@@ -69,6 +69,15 @@ async def test_damage_is_seen_where_it_is_written_over(backend: FileBackend) -> 
         await backend.get_manifest("v")
 
 
+async def test_many_volumes_have_few_files_open(backend: FileBackend) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(100):
+        await backend.create(f"v{number}")
+        await backend.put_manifest(f"v{number}", b"one", NO_VERSION)
+        await backend.get_manifest(f"v{number}")
+    assert len(os.listdir("/proc/self/fd")) - before < 10
+
+
 async def test_a_volume_that_is_deleted_or_released_has_no_file_open(backend: FileBackend) -> None:
     def held() -> list[str]:
         links = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
@@ -76,6 +85,8 @@ async def test_a_volume_that_is_deleted_or_released_has_no_file_open(backend: Fi
 
     manifest = backend.path / "v/manifest"
 
+    # Open, so that its inode cannot become another manifest's.
+    assert len(held()) == backend._manifests["v"]._keeps
     backend.release("v")
     assert held() == []
     assert (await backend.get_manifest("v")).data == b"one"
