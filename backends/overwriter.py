@@ -27,8 +27,8 @@ _MOST = 8
 #: meanwhile. (On a busy machine it does now and then, like anything else.)
 _DELAYS = 20
 _DELAY = 5e-3
-#: For so long, in seconds, the loop may be held up; a write that takes longer makes up for as many that do not. When
-#: there were too few of those, the loop is not held up for the next `_REST` writes.
+#: For so long, in seconds, the loop may be held up. A write that takes ten times as long has to be made up for by ten
+#: that do not; where there were too few (at most so many count), the loop is not held up for the next `_REST` writes.
 _QUICK = 1e-3
 _CREDIT = 16
 _REST = 1000
