@@ -3,6 +3,7 @@
 import os
 import secrets
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 from xxhash import xxh3_64_intdigest
@@ -34,36 +35,32 @@ class ManifestFile:
         """
         if self._kept is not None:
             _, identity, manifest = self._kept
-            try:
+            with suppress(OSError):  # `_load` comes upon the same
                 if _identity(os.stat(self._path)) == identity:
                     return manifest
-            except OSError:
-                pass  # as below
             self.close()
-        manifest, opened = self._load()
-        if opened is not None:
-            fd, status = opened
-            if self._keeps:
-                self._kept = fd, _identity(status), manifest
-            else:
-                os.close(fd)
-        return manifest
+        return self._load(keep=self._keeps)
 
-    def _load(self) -> tuple[Manifest, tuple[int, os.stat_result] | None]:
-        """What is there now, and the file, opened, with its status of before it was read."""
+    def _load(self, *, keep: bool) -> Manifest:
         try:
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             if not self._directory.is_dir():
-                where = f"{self._directory.parent}"
-                raise VolumeNotFound(f'volume "{self._directory.name}" does not exist in {where}') from None
-            return Manifest(b"", NO_VERSION), None
+                name, where = self._directory.name, self._directory.parent
+                raise VolumeNotFound(f'volume "{name}" does not exist in {where}') from None
+            return Manifest(b"", NO_VERSION)
         try:
+            # Before it is read: what is written over meanwhile looks like another file then.
             status = os.fstat(fd)
-            return self._parsed(os.read(fd, status.st_size)), (fd, status)
+            manifest = self._parsed(os.read(fd, status.st_size))
         except BaseException:
             os.close(fd)
             raise
+        if keep:
+            self._kept = fd, _identity(status), manifest
+        else:
+            os.close(fd)
+        return manifest
 
     def _parsed(self, stored: bytes) -> Manifest:
         if len(stored) < _ENVELOPE.size:
@@ -79,9 +76,7 @@ class ManifestFile:
 
         Raises ManifestConflict, and as `read`.
         """
-        (_, found), opened = self._load()
-        if opened:
-            os.close(opened[0])
+        found = self._load(keep=False).version
         if found != if_version:
             raise ManifestConflict(
                 f'the manifest of volume "{self._directory.name}" is at version {found or "none"}, '

@@ -56,6 +56,7 @@ class Rule:
     effect: str
     error: ErrorSource = BackendError
     seconds: float = 0.0
+    until: trio.Event | None = None
     keep: int | None = None
     nth: int | None = None
     every: int | None = None
@@ -125,9 +126,9 @@ def fail(call: str, *, error: ErrorSource = BackendError, after: bool = False, *
     return Rule(call=call, effect="fail-after" if after else "fail", error=error, **when)
 
 
-def delay(call: str, *, seconds: float, **when: Unpack[When]) -> Rule:
-    """Sleep before the call. A `read_nowait` that would sleep returns None."""
-    return Rule(call=call, effect="delay", seconds=seconds, **when)
+def delay(call: str, *, seconds: float = 0.0, until: trio.Event | None = None, **when: Unpack[When]) -> Rule:
+    """Sleep, or wait until an event is set, before the call. A `read_nowait` that would wait returns None."""
+    return Rule(call=call, effect="delay", seconds=seconds, until=until, **when)
 
 
 def short(*, keep: int | None = None, **when: Unpack[When]) -> Rule:
@@ -202,7 +203,10 @@ class FaultyBackend(Wrapper):
         last = None
         for rule in self._struck(call, volume_id, size):
             if rule.effect == "delay":
-                await trio.sleep(rule.seconds)
+                if rule.until is not None:
+                    await rule.until.wait()
+                else:
+                    await trio.sleep(rule.seconds)
             elif rule.effect == "fail":
                 raise rule.make_error()
             else:

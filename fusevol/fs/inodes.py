@@ -230,8 +230,7 @@ class InodeTable:
 
     def changed(self, inode: Inode) -> None:
         """Have the inode written back at the next commit."""
-        self._cache[inode.ino] = inode
-        self._dirty[inode.ino] = inode
+        self.touched(inode)
         self.due = True
 
     def touched(self, inode: Inode) -> None:

@@ -8,10 +8,9 @@ import pytest
 import trio
 import trio.testing
 
-from fusevol.api.io import Buffer
 from fusevol.backends.base import Backend
 from fusevol.backends.memory import MemoryBackend
-from fusevol.backends.wrappers.wrapper import Wrapper
+from fusevol.backends.wrappers.faults import FaultyBackend, delay
 from fusevol.errors import Fenced
 from fusevol.log import LogVolume, create_volume, open_volume
 from fusevol.testing.determinism import Dawdling, GoingOn, run
@@ -69,29 +68,10 @@ def test_what_the_old_writer_acknowledged_is_there_and_what_it_does_later_never_
     run(take_over, seed=seed)
 
 
-class Held(Wrapper):
-    """Keeps back writes, or what gives space back, while a gate is closed."""
-
-    def __init__(self, inner: Backend) -> None:
-        super().__init__(inner)
-        self.writes = trio.Event()
-        self.writes.set()
-        self.discards = trio.Event()
-        self.discards.set()
-
-    async def write(self, volume_id: str, data: Buffer, offset: int) -> int:
-        await self.writes.wait()
-        return await self.inner.write(volume_id, data, offset)
-
-    async def discard(self, volume_id: str, length: int, offset: int) -> None:
-        await self.discards.wait()
-        await self.inner.discard(volume_id, length, offset)
-
-
 @asynccontextmanager
 async def write_on_its_way(store: Backend, number: int) -> AsyncIterator[trio.Event]:
     """Of a writer that is fenced; it arrives when the event is set."""
-    old = Held(store)
+    old, arrives = FaultyBackend(store), trio.Event()
     async with open_volume(old, "v") as volume, trio.open_nursery() as nursery:
 
         async def flush() -> None:
@@ -99,13 +79,13 @@ async def write_on_its_way(store: Backend, number: int) -> AsyncIterator[trio.Ev
                 await volume.flush()
 
         await volume.write(number.to_bytes(8, "big") * (BLOCK // 8), 0)
-        old.writes = trio.Event()
+        old.add(delay("write", until=arrives))
         nursery.start_soon(flush)
         await trio.testing.wait_all_tasks_blocked()
         try:
-            yield old.writes
+            yield arrives
         finally:
-            old.writes.set()
+            arrives.set()
             volume.abandon()
 
 
@@ -125,10 +105,10 @@ async def test_what_the_old_writer_stores_after_it_was_swept_does_not_take_up_sp
 
 async def test_what_is_swept_late_is_nothing_that_whoever_has_the_volume_then_has_found() -> None:
     store = MemoryBackend()
-    slow = Held(store)
+    slow, sweep = FaultyBackend(store), trio.Event()
+    slow.add(delay("discard", until=sweep))
     await create_volume(store, "v")
     async with write_on_its_way(store, 2) as arrives, trio.open_nursery() as nursery:
-        slow.discards = trio.Event()
 
         async def attach() -> None:
             with suppress(Fenced):
@@ -143,7 +123,7 @@ async def test_what_is_swept_late_is_nothing_that_whoever_has_the_volume_then_ha
             found = bytes(await volume.read(BLOCK, 0))
             await volume.write(b"new" + bytes(5), BLOCKS * BLOCK)
             await volume.flush()
-            slow.discards.set()
+            sweep.set()
             await trio.testing.wait_all_tasks_blocked()
     async with open_volume(store, "v") as volume:
         assert bytes(await volume.read(BLOCK, 0)) == found

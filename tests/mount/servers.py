@@ -26,6 +26,9 @@ LIMIT = 15.0
 
 T = TypeVar("T")
 
+#: What to begin a command with to run it without rights.
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv")
 needs_fuse = pytest.mark.skipif(
     not os.path.exists("/dev/fuse") or os.geteuid() != 0, reason="needs /dev/fuse and the right to mount"
 )

@@ -17,21 +17,21 @@ from fusevol.mount.mounttable import find
 from tests.mount.servers import (
     LIMIT,
     MEMORYFS,
+    NOBODY,
     ROOT,
     clean,
     device_for_all,
     needs_fuse,
+    needs_setpriv,
     public_directory,
     serving,
 )
 
 pytestmark = needs_fuse
 
-needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv")
 needs_helper = pytest.mark.skipif(shutil.which("fusermount3") is None, reason="needs fusermount3")
 
 MIB = 1 << 20
-NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 
 def refused(directory: Path, mountpoint: Path) -> dict[str, object]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +21,9 @@ from fusevol.mount.kernel import abort
 from fusevol.mount.mounttable import find, mounts
 from tests.mount.servers import (
     LIMIT,
+    NOBODY,
     needs_fuse,
+    needs_setpriv,
     public_directory,
     serving,
     until,
@@ -30,11 +31,7 @@ from tests.mount.servers import (
 
 pytestmark = needs_fuse
 
-needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv")
-needs_helper = pytest.mark.skipif(shutil.which("fusermount3") is None, reason="needs fusermount3")
-
 MIB = 1 << 20
-NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 
 def drop_pages(path: Path) -> None:

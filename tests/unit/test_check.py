@@ -9,13 +9,14 @@ from contextlib import suppress
 import pytest
 
 from fusevol.backends.memory import MemoryBackend
-from fusevol.fs import Caller, Changes, Filesystem, load_filesystem, open_filesystem
+from fusevol.fs import Caller, Filesystem, load_filesystem, open_filesystem
 from fusevol.fs.acl import ACCESS, DEFAULT
 from fusevol.fs.check import CheckReport, check_filesystem
 from fusevol.fs.damage import name_damage
 from fusevol.fs.layout import BLOCK, DATA_BLOCK, DATABASE, ROOT
 from fusevol.log import LogVolume, create_volume, open_volume
 from fusevol.log.format import BLOCK_SHIFT
+from tests.unit.operating import operate
 
 ROOT_USER = Caller(0, 0)
 Break = Callable[[Filesystem, dict[str, int]], Awaitable[None]]
@@ -356,51 +357,6 @@ async def test_a_volume_that_holds_something_else_is_said_to_and_no_more() -> No
         report = await check_filesystem(volume)
     assert [finding.kind for finding in report.findings] == ["superblock"]
     assert not report.formatted
-
-
-async def operate(filesystem: Filesystem, rng: random.Random, held: list[int]) -> None:
-    """One random operation; errors of system calls are fine."""
-    directories, files = [ROOT], list[int]()
-    for parent in directories:
-        for entry in filesystem.entries(parent):
-            inode = filesystem.get(entry.ino)
-            (directories if inode.is_dir else files).append(entry.ino)
-    names = [b"%d" % number for number in range(6)]
-    where, other, name, second = rng.choice(directories), rng.choice(directories), rng.choice(names), rng.choice(names)
-    file = rng.choice(files) if files else None
-    kind = rng.randrange(16)
-    if kind < 3:
-        mode = rng.choice((stat.S_IFREG, stat.S_IFREG, stat.S_IFDIR, stat.S_IFIFO))
-        filesystem.create(where, name, mode | 0o644, ROOT_USER)
-    elif kind == 3:
-        filesystem.symlink(where, name, rng.randbytes(rng.randrange(1, 50)), ROOT_USER)
-    elif kind == 4 and file:
-        filesystem.link(file, where, name)
-    elif kind == 5:
-        gone = filesystem.lookup(where, name)
-        filesystem.unlink(where, name)
-        if gone.nlink == 0 and rng.random() < 0.5:
-            filesystem.forget(gone.ino)
-    elif kind == 6:
-        gone = filesystem.lookup(where, name)
-        filesystem.rmdir(where, name)
-        filesystem.forget(gone.ino)
-    elif kind in (7, 8):
-        filesystem.rename(where, name, other, second, rng.choice((0, 0, 1, 2)))
-    elif kind == 9 and file and len(held) < 5:
-        filesystem.opened(file)
-        held.append(file)
-    elif kind == 10 and held:
-        filesystem.released(held.pop(rng.randrange(len(held))))
-    elif kind == 11 and file:
-        filesystem.setxattr(file, b"user.%d" % rng.randrange(3), rng.randbytes(20))
-    elif file and stat.S_ISREG(filesystem.get(file).mode):
-        if kind == 12:
-            await filesystem.setattr(file, Changes(size=rng.choice((0, 5, 2500, 9000, 1 << 20))))
-        elif kind == 13:
-            await filesystem.fallocate(file, rng.choice((0, 1, 3, 16)), rng.randrange(20000), rng.randrange(1, 20000))
-        else:
-            await filesystem.write(file, rng.randbytes(rng.choice((10, 3000, 20000))), rng.randrange(50000))
 
 
 @pytest.mark.parametrize("seed", range(8))

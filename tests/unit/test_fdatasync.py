@@ -8,10 +8,9 @@ import pytest
 import trio
 import trio.testing
 
-from fusevol.api.io import Buffer
 from fusevol.backends.base import Backend
 from fusevol.backends.memory import MemoryBackend
-from fusevol.backends.wrappers.wrapper import Wrapper
+from fusevol.backends.wrappers.faults import FaultyBackend, delay
 from fusevol.errors import BackendError
 from fusevol.fs import Caller, Changes, Filesystem, load_filesystem, open_filesystem
 from fusevol.fs.layout import BLOCK, ROOT
@@ -20,19 +19,6 @@ from fusevol.log import create_volume, open_volume
 ME = Caller(0, 0)
 LONG_AGO = 10**18
 Change = Callable[[Filesystem, int], Awaitable[object]]
-
-
-class Held(Wrapper):
-    """Keeps writes back while the gate is closed."""
-
-    def __init__(self, inner: Backend) -> None:
-        super().__init__(inner)
-        self.gate = trio.Event()
-        self.gate.set()
-
-    async def write(self, volume_id: str, data: Buffer, offset: int) -> int:
-        await self.gate.wait()
-        return await self.inner.write(volume_id, data, offset)
 
 
 @asynccontextmanager
@@ -82,31 +68,31 @@ async def test_times_that_fdatasync_did_not_wait_for_are_durable_after_fsync() -
 
 
 async def test_an_fsync_is_not_done_with_an_fdatasync_that_began_after_it() -> None:
-    backend = Held(MemoryBackend())
+    backend, go_on = FaultyBackend(MemoryBackend()), trio.Event()
     async with until_the_crash(backend) as (fs, file):
-        backend.gate = trio.Event()
+        backend.add(delay("write", until=go_on))
         await fs.write(file, b"y", 0)
         await fs.setattr(file, Changes(mtime=LONG_AGO + 1))
         async with trio.open_nursery() as nursery:
             for times in (False, False, True, False):
                 nursery.start_soon(lambda times: fs.sync(times=times), times)
                 await trio.testing.wait_all_tasks_blocked()
-            backend.gate.set()
+            go_on.set()
     async with after_the_crash(backend) as fs:
         assert fs.get(file).mtime == LONG_AGO + 1
 
 
 async def test_fdatasyncs_that_wait_for_one_are_done_with_the_next() -> None:
-    backend = Held(MemoryBackend())
+    backend, go_on = FaultyBackend(MemoryBackend()), trio.Event()
     async with until_the_crash(backend) as (fs, file):
-        backend.gate = trio.Event()
+        backend.add(delay("write", until=go_on))
         before = fs._begun
         await fs.write(file, b"y", 0)
         async with trio.open_nursery() as nursery:
             for _ in range(10):
                 nursery.start_soon(lambda: fs.sync(times=False))
             await trio.testing.wait_all_tasks_blocked()
-            backend.gate.set()
+            go_on.set()
         assert fs._begun == before + 2
 
 

@@ -10,6 +10,7 @@ import trio.testing
 
 from fusevol.api.io import Buffer
 from fusevol.backends.memory import MemoryBackend
+from fusevol.backends.wrappers.faults import FaultyBackend, delay
 from fusevol.backends.wrappers.recording import RecordingBackend
 from fusevol.backends.wrappers.wrapper import Wrapper
 from fusevol.errors import CorruptData
@@ -60,43 +61,26 @@ async def test_recovery_needs_no_more_nodes_in_memory_than_may_be_cached(cached_
             assert bytes(await volume.read(2 * BLOCK, place)) == b"a" * BLOCK + b"b" * BLOCK
 
 
-class Gated(Wrapper):
-    """Puts no manifest and gives nothing back while the gate is closed."""
-
-    def __init__(self, inner: MemoryBackend) -> None:
-        super().__init__(inner)
-        self.gate = trio.Event()
-        self.gate.set()
-
-    async def discard(self, volume_id: str, length: int, offset: int) -> None:
-        await self.gate.wait()
-        await self.inner.discard(volume_id, length, offset)
-
-    async def put_manifest(self, volume_id: str, data: Buffer, if_version: str) -> str:
-        await self.gate.wait()
-        return await self.inner.put_manifest(volume_id, data, if_version)
-
-
 @pytest.mark.parametrize("nth", range(1, 8))
 async def test_a_reader_never_misses_a_flush_that_returned_before_it_came(nth: int) -> None:
     backend = MemoryBackend()
-    gated = Gated(backend)
+    gated, go_on = FaultyBackend(backend), trio.Event()
     await create_volume(backend, "v")
     options = LogOptions(dirty_leaves=1, slack_bytes=0)
     async with open_volume(gated, "v", options=options) as writer:
         await writer.write(b"a" * BLOCK, 0)
         await writer.checkpoint()
         await writer.write(b"b" * BLOCK, 0)
-        gated.gate = trio.Event()
+        gated.add(delay("discard", until=go_on), delay("put_manifest", until=go_on))
         await writer.flush()  # and a checkpoint goes on in the background
 
         async def finish_the_checkpoint() -> None:
-            gated.gate.set()
+            go_on.set()
             await trio.testing.wait_all_tasks_blocked()
 
         async with open_volume(BeforeRead(backend, nth, finish_the_checkpoint), "v", read_only=True) as reader:
             assert bytes(await reader.read(BLOCK, 0)) == b"b" * BLOCK
-        gated.gate.set()
+        go_on.set()
 
 
 async def test_a_clone_that_was_not_finished_is_not_opened_not_even_to_read() -> None:
