@@ -329,6 +329,8 @@ class Filesystem(Attributes):
 
     async def snapshot(self, name: str, labels: dict[str, str] | None = None) -> Snapshot:
         """Take a snapshot of the filesystem as it is now. Raises as `LogVolume.snapshot`."""
+        # What was deleted before is given back after a commit only: without one, the snapshot would hold it.
+        await self.sync()
         async with self._committing:
             return await self.volume.snapshot(name, labels, self._commit)
 

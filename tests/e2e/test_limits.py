@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,23 @@ def test_a_full_volume_says_so_to_every_program_and_is_usable_again_after_a_dele
     volume.kill()
     volume.mount()
     assert (root / "again").read_bytes() == data
+    volume.check()
+
+
+def test_pages_that_did_not_fit_are_told_of_once_by_a_snapshot_which_then_goes_through(
+    bench: Bench, place: Path
+) -> None:
+    volume = Volume(bench, place / "home").create("--size", "16M").mount()
+    with open(volume.path / "mapped", "w+b") as stream:
+        stream.truncate(32 * MIB)
+        with mmap.mmap(stream.fileno(), 0) as mapped:
+            mapped[:] = b"x" * (32 * MIB)
+    (volume.path / "mapped").unlink()
+    said = volume.refused("snapshot", "web@s")
+    assert "no space left" in said, said
+    assert "try again" in said, said
+    volume.fusevol("snapshot", "web@s")
+    volume.umount()
     volume.check()
 
 

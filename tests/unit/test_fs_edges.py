@@ -217,6 +217,15 @@ async def test_what_is_freed_before_and_after_a_commit_that_failed_is_given_back
         assert fs._database.all("SELECT * FROM discard") == []
 
 
+async def test_a_snapshot_does_not_hold_what_was_deleted_right_before_it() -> None:
+    async with fresh() as (fs, volume):
+        await fs.write(make(fs, b"file"), os.urandom(64 * BLOCK), 0)
+        await fs.sync()
+        fs.unlink(ROOT, b"file")
+        await fs.snapshot("after")
+        assert (await volume.usage()).data < 64 * BLOCK
+
+
 async def test_times_that_cannot_be_stored_become_the_nearest_that_can() -> None:
     async with fresh() as (fs, _):
         ino = make(fs, b"f")
