@@ -225,8 +225,9 @@ class FileData(FileReader):
             if inode.data is not None:
                 inode.data = inode.data[:size]
             else:
-                self._unmap(inode, (size + _MASK) >> _SHIFT, None)
+                # First what can fail: then the file is as it was.
                 await self._zero(inode, size, (size + _MASK) & ~_MASK)
+                self._unmap(inode, (size + _MASK) >> _SHIFT, None)
         elif inode.data is not None and size > INLINE_BYTES:
             await self._outgrow(inode)
         elif inode.data is not None:

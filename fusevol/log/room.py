@@ -1,9 +1,11 @@
 """How much room the store has for what a volume holds to grow.
 
-A little is kept back: to delete something takes a few blocks of the log before it gives any back. Nobody is kept
-from writing by that; the filesystem asks here before it lets a file grow.
+A little is kept back: to delete something takes a few blocks of the log before it gives any back, and a checkpoint,
+without which nothing is given back, all the nodes of the map that were changed. Nobody is kept from writing by that;
+the filesystem asks here before it lets a file grow.
 """
 
+from collections.abc import Callable
 from time import monotonic
 
 from fusevol.backends.base import Backend, Capacity
@@ -20,9 +22,15 @@ _BLOCKS = 1 << 13
 
 
 class Room:
-    """Of one volume. log: None where it is open for reading only, and then nothing is known."""
+    """Of one volume. log: None where it is open for reading only, and then nothing is known.
 
-    def __init__(self, backend: Backend, volume_id: str, options: LogOptions, log: Appender | None) -> None:
+    unsaved: says how many bytes a checkpoint would take now.
+    """
+
+    def __init__(
+        self, backend: Backend, volume_id: str, options: LogOptions, log: Appender | None, unsaved: Callable[[], int]
+    ) -> None:
+        self._unsaved = unsaved
         self._backend = backend
         self._volume_id = volume_id
         self._options = options
@@ -37,7 +45,7 @@ class Room:
     def capacity(self) -> Capacity | None:
         """What the store can hold in bytes, and how much of that is left for files; None where that is not known.
 
-        The reserve does not count, nor what is on its way to the store.
+        The reserve does not count, nor what is on its way to the store, nor what the next checkpoint takes.
         """
         said, since = self._known()
         return None if said is None else Capacity(said.total, max(0, said.free - since))
@@ -53,7 +61,7 @@ class Room:
         )
 
     def _known(self) -> tuple[Capacity | None, int]:
-        """What the store said, and how many bytes went into the log since. It is not asked at each write."""
+        """What the store said, not at each write; and how many bytes went into the log since, or a checkpoint takes."""
         log = self._log
         if log is None:
             return None, 0
@@ -65,4 +73,4 @@ class Room:
                 reserve = min(self._options.reserve_bytes, capacity.total // 16)
                 capacity = Capacity(capacity.total, capacity.free - log.unstored - reserve)
             self._asked = now, then, capacity
-        return capacity, at - then << BLOCK_SHIFT
+        return capacity, (at - then << BLOCK_SHIFT) + self._unsaved()

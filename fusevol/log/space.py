@@ -64,24 +64,11 @@ class FreeList:
 
     def remove(self, runs: list[tuple[int, int]]) -> None:
         """Take out runs that were given back; what was joined to them meanwhile stays."""
-        if not runs:
-            return
-        gone = np.array(runs, np.uint64)
-        keep: list[Words] = []
-        at = np.searchsorted(self.runs[:, 0], gone[:, 0], side="right") - 1
-        untouched = np.ones(len(self.runs), bool)
-        untouched[at] = False
-        for row in np.unique(at):
-            start, count = (int(word) for word in self.runs[row])
-            end = start + count
-            for low, size in gone[at == row].tolist():
-                if low > start:
-                    keep.append(np.array([[start, low - start]], np.uint64))
-                start = low + size
-            if end > start:
-                keep.append(np.array([[start, end - start]], np.uint64))
-        rest = np.concatenate((self.runs[untouched], *keep))
-        self.runs = rest[np.argsort(rest[:, 0], kind="stable")]
+        gone = np.array(runs, np.uint64).reshape(-1, 2)
+        # Left is what lies between the starts of runs, or ends of what goes, and the next end of a run, or start of that.
+        starts = np.sort(np.concatenate((self.runs[:, 0], gone.sum(axis=1))))
+        ends = np.sort(np.concatenate((self.runs.sum(axis=1), gone[:, 0])))
+        self.runs = np.column_stack((starts, ends - starts))[ends > starts]
 
     def to_bytes(self) -> bytes:
         """The stored form."""

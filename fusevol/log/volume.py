@@ -6,14 +6,14 @@ import trio
 
 from fusevol.api.names import check_name
 from fusevol.backends.base import Backend
-from fusevol.errors import AlreadyExists, Fenced, FusevolError, ReadOnly, VolumeBusy
+from fusevol.errors import AlreadyExists, Fenced, FusevolError, NoSpace, ReadOnly, VolumeBusy
 from fusevol.log.appender import Appender
 from fusevol.log.attachment import Attachment, Diverged
 from fusevol.log.checkpoint import Frozen
 from fusevol.log.commit import Change, Committer
 from fusevol.log.contents import VolumeContents
 from fusevol.log.extents import ExtentMap
-from fusevol.log.format import BLOCK_SHIFT, EPOCH_BLOCKS
+from fusevol.log.format import BLOCK_SHIFT, EPOCH_BLOCKS, FREE_ENTRY, FULL_NODE_BLOCKS
 from fusevol.log.options import LogOptions
 from fusevol.log.reader import BlockReader
 from fusevol.log.records import Snapshot
@@ -27,6 +27,8 @@ __all__ = ["LogVolume"]
 #: Writes, without an await, what is to be in front of a barrier.
 Prepare = Callable[[], None] | None
 
+#: Bytes of the largest node of the map there is: one that lacks an entry, and so has to say which.
+_NODE = (FULL_NODE_BLOCKS + 1) << BLOCK_SHIFT
 #: Dead bytes that are worth a checkpoint of their own when the store is full.
 _RELIEF = 1 << 20
 
@@ -50,7 +52,7 @@ class LogVolume(VolumeContents):
         self._nursery = nursery
         #: Those of the backend.
         self.traits = backend.traits
-        self.room = Room(backend, volume_id, options, log)
+        self.room = Room(backend, volume_id, options, log, self._unsaved)
         self._reclaiming = trio.Lock()
         self._idle = trio.Event()
         self.abandoned = False
@@ -102,7 +104,14 @@ class LogVolume(VolumeContents):
             self._commits.acquire_nowait()
             self._nursery.start_soon(self._checkpoint_in_background, self._freeze())
         try:
-            await log.flush(log.barrier)
+            try:
+                await log.flush(log.barrier)
+            except NoSpace:
+                # What no commit is needed for, to give it back: once that is done the log may find room.
+                if not self.state.free.blocks:
+                    raise
+                await self._reclaim(0)
+                await log.flush(log.barrier)
         except FusevolError as error:
             self._note(error)
             raise
@@ -222,22 +231,37 @@ class LogVolume(VolumeContents):
             if state.free.blocks <= keep:
                 return
             runs = state.free.longest(keep // 2)
+            given: list[tuple[int, int]] = []
             await self.path.readers.passed()
-            for address, count in runs:
-                await self._backend.discard(self.volume_id, count << BLOCK_SHIFT, address << BLOCK_SHIFT)
-                state.free.remove([(address, count)])
-            self.room.ask_anew()
+            try:
+                for address, count in runs:
+                    await self._backend.discard(self.volume_id, count << BLOCK_SHIFT, address << BLOCK_SHIFT)
+                    given.append((address, count))
+            finally:
+                state.free.remove(given)
+                self.room.ask_anew()
+
+    def _unsaved(self) -> int:
+        """How many bytes a checkpoint takes now: the changed leaves, the nodes above them, and the free list."""
+        live = self.path.live
+        leaves = len(live.dirty) + len(live.frozen)
+        nodes = leaves + min(leaves, len(live.tree.root) + 1)
+        return nodes * _NODE + len(self.state.free.runs) * FREE_ENTRY.size
 
     async def reclaim(self) -> None:
         """Checkpoint, and give back all dead space there is. Raises as `flush` does."""
+        await self._reclaim(0)  # the checkpoint may need that room
         await self._change(lambda: Change())
         await self._reclaim(0)
 
     async def relieve(self) -> None:
-        """Where the store is all but full, give back what is dead, if that is something. Notes what that fails with."""
+        """Where the store is all but full, give back what is dead, if that is something. Notes what that fails with.
+
+        What was kept back for a checkpoint is room again after one as well.
+        """
         if self.room.shortage() is None:
             return
-        if self.state.free.blocks + len(self.path.dead()) << BLOCK_SHIFT < _RELIEF:
+        if (self.state.free.blocks + len(self.path.dead()) << BLOCK_SHIFT) + self._unsaved() < _RELIEF:
             return
         try:
             await self.reclaim()
@@ -339,6 +363,8 @@ class LogVolume(VolumeContents):
 
     async def start(self) -> None:
         """Finish attaching: a checkpoint in this writer's own epoch, then the tasks in the background."""
+        if self.room.shortage():
+            await self._reclaim(0)
         await self.checkpoint()
         if self._nursery:
             self._nursery.start_soon(self._mark_when_idle)

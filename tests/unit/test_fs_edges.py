@@ -15,8 +15,8 @@ import trio.testing
 from fusevol.api.io import Buffer
 from fusevol.backends.memory import MemoryBackend
 from fusevol.backends.wrappers.counting import CountingBackend
-from fusevol.backends.wrappers.faults import FaultyBackend, delay
-from fusevol.errors import BackendError, CorruptData, VolumeBusy
+from fusevol.backends.wrappers.faults import FaultyBackend, delay, fail
+from fusevol.errors import BackendError, CorruptData, NoSpace, VolumeBusy
 from fusevol.fs import Caller, Changes, Filesystem, load_filesystem, open_filesystem
 from fusevol.fs.check import check_filesystem
 from fusevol.fs.layout import BLOCK, ROOT, SIZE_MAX
@@ -224,6 +224,25 @@ async def test_a_snapshot_does_not_hold_what_was_deleted_right_before_it() -> No
         fs.unlink(ROOT, b"file")
         await fs.snapshot("after")
         assert (await volume.usage()).data < 64 * BLOCK
+
+
+@pytest.mark.parametrize("error", [NoSpace, BackendError])
+async def test_a_truncation_that_fails_leaves_the_file_as_it_was(error: type[BackendError]) -> None:
+    backend, content = FaultyBackend(await new_volume()), os.urandom(64 * BLOCK)
+    async with open_volume(backend, "v") as volume, open_filesystem(volume) as fs:
+        ino, other = make(fs, b"file"), make(fs, b"other")
+        await fs.write(ino, content, 0)
+        await fs.sync()
+        backend.add(fail("write", error=error))
+        await fs.write(other, bytes(BLOCK), 0)
+        with pytest.raises(error):
+            await fs.sync()
+        with pytest.raises(error):
+            await fs.setattr(ino, Changes(size=1000))
+        backend.clear()
+        await fs.sync()
+    async with open_volume(backend, "v") as volume, open_filesystem(volume) as fs:
+        assert bytes(await fs.read(ino, len(content) + 1, 0)) == content
 
 
 async def test_times_that_cannot_be_stored_become_the_nearest_that_can() -> None:

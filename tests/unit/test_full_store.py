@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import os
+import random
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
+from fusevol.api.io import Buffer
 from fusevol.backends.base import Capacity
 from fusevol.backends.memory import MemoryBackend
 from fusevol.errors import NoSpace
-from fusevol.fs import Caller, Filesystem, open_filesystem
+from fusevol.fs import Caller, Filesystem, load_filesystem, open_filesystem
 from fusevol.fs.check import check_filesystem
 from fusevol.fs.layout import BLOCK, ROOT
-from fusevol.log import LogVolume, create_volume, open_volume
+from fusevol.log import LogOptions, LogVolume, create_volume, open_volume
 
 MIB = 1 << 20
 ME = Caller(0, 0)
 
 
 class SmallStore(MemoryBackend):
-    """A store with room for 64 MiB."""
+    """A store with room for 64 MiB, or as many bytes as `size` says."""
+
+    size = 64 * MIB
+
+    def _left(self) -> int:
+        return self.size - sum(space.used_size() for space in self.spaces.values())
 
     def capacity(self, volume_id: str) -> Capacity | None:
-        return Capacity(64 * MIB, 64 * MIB - sum(space.used_size() for space in self.spaces.values()))
+        return Capacity(self.size, max(0, self._left()))
+
+    async def write(self, volume_id: str, data: Buffer, offset: int) -> int:
+        if len(data) > self._left():
+            raise NoSpace("the store is full")
+        return await super().write(volume_id, data, offset)
 
 
 @asynccontextmanager
@@ -77,8 +89,57 @@ async def test_overwriting_goes_on_for_ever_in_what_the_overwritten_leaves() -> 
     async with on_a_small_store() as (filesystem, _):
         ino = filesystem.create(ROOT, b"file", stat.S_IFREG | 0o644, ME).ino
         for _turn in range(20):
-            await filesystem.write(ino, data := os.urandom(24 * MIB), 0)
+            data = os.urandom(24 * MIB)
+            for at in range(0, 24 * MIB, MIB):
+                await filesystem.write(ino, data[at : at + MIB], at)
         assert bytes(await filesystem.read(ino, 24 * MIB, 0)) == data
+
+
+async def test_overwriting_at_random_leaves_room_for_the_checkpoint_that_gives_space_back() -> None:
+    rng = random.Random(1)
+    options = LogOptions(checkpoint_bytes=64 * MIB, slack_bytes=0, reserve_bytes=MIB // 4)
+    backend = SmallStore()
+    backend.size = 128 * MIB
+    await create_volume(backend, "v")
+    async with open_volume(backend, "v", options=options) as volume:
+        filesystem = await load_filesystem(volume)
+        ino = filesystem.create(ROOT, b"file", stat.S_IFREG | 0o644, ME).ino
+        await filesystem.write(ino, os.urandom(96 * MIB), 0)
+        await filesystem.sync()
+        await volume.reclaim()
+        backend.size = 96 * MIB + 8 * MIB
+        for turn in range(6000):
+            await filesystem.write(ino, page := rng.randbytes(BLOCK), rng.randrange(96 * MIB // BLOCK) * BLOCK)
+            if turn % 50 == 49:
+                await filesystem.sync()
+        await filesystem.write(ino, page, 0)
+        await filesystem.sync()
+        volume.abandon()
+        filesystem.close()
+    async with open_volume(backend, "v", options=options) as volume, open_filesystem(volume) as filesystem:
+        assert bytes(await filesystem.read(ino, BLOCK, 0)) == page
+
+
+async def test_what_is_free_already_makes_room_for_a_sync_and_for_attaching_where_others_have_filled_the_store() -> None:
+    backend = SmallStore()
+    await create_volume(backend, "v")
+    for kind in ("sync", "attach"):
+        backend.size = 64 * MIB
+        async with open_volume(backend, "v") as volume, open_filesystem(volume) as filesystem:
+            ino = filesystem.create(ROOT, kind.encode(), stat.S_IFREG | 0o644, ME).ino
+            for _ in range(2):
+                await filesystem.write(ino, os.urandom(8 * MIB), 0)
+                await filesystem.sync()
+            await volume.checkpoint()
+            assert volume.state.free.blocks * BLOCK >= 8 * MIB
+            await filesystem.write(ino, data := os.urandom(MIB), 0)
+            if kind == "attach":
+                await filesystem.sync()
+                volume.abandon()
+            backend.size = sum(space.used_size() for space in backend.spaces.values())
+        async with open_volume(backend, "v") as volume, open_filesystem(volume) as filesystem:
+            assert bytes(await filesystem.read(ino, MIB, 0)) == data
+        backend.size = 64 * MIB
 
 
 async def test_nothing_new_is_made_and_the_filesystem_says_that_it_is_full() -> None:
