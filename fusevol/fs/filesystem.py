@@ -147,11 +147,11 @@ class Filesystem(Attributes):
         directory = self._directory(old)
         left: list[Inode] = []
 
-        def leave() -> None:
+        def leave() -> Inode:
             # What overlayfs leaves in place of a name that its lower layer has: the device 0:0.
             self._may_grow()
             left.append(self._made(directory, stat.S_IFCHR, caller))
-            self._names.insert(directory, old_name, left[0])
+            return left[0]
 
         target, flags, leaves = self._directory(new), flags & ~RENAME_WHITEOUT, leave if whiteout else None
         with self._database.changing():

@@ -34,7 +34,8 @@ class Names:
     def __init__(self, database: Database, inodes: InodeTable) -> None:
         self._database = database
         self._inodes = inodes
-        self._cookie = database.counter("next_cookie", 1)
+        #: Greater than the cookie of any name there is.
+        self.next_cookie = database.counter("next_cookie", 1)
 
     def find(self, parent: int, name: bytes) -> int | None:
         """The inode number a name stands for, or None. Raises OSError(ENAMETOOLONG)."""
@@ -61,7 +62,14 @@ class Names:
 
     def enter(self, parent: Inode, name: bytes, inode: Inode) -> None:
         """Put a name, which `check_new` let pass, into a directory."""
-        self.insert(parent, name, inode)
+        self._database.run(
+            "INSERT INTO entry VALUES (?, ?, ?, ?, ?)",
+            (parent.ino, name, inode.ino, inode.mode >> 12, self.next_cookie),
+        )
+        self.next_cookie += 1
+        self._entered(parent, inode)
+
+    def _entered(self, parent: Inode, inode: Inode) -> None:
         if inode.is_dir:
             parent.nlink += 1
             inode.parent = parent.ino
@@ -106,11 +114,12 @@ class Names:
         return inode
 
     def rename(
-        self, old: Inode, old_name: bytes, new: Inode, new_name: bytes, flags: int, leave: Callable[[], None] | None
+        self, old: Inode, old_name: bytes, new: Inode, new_name: bytes, flags: int, leave: Callable[[], Inode] | None
     ) -> Inode | None:
         """rename(2), renameat2(2); return the inode that lost its name to this one, if any.
 
-        leave: puts something else in the old place, once that is free.
+        leave: makes what is to be in the old place. A name that stands for something before and after it stays where it
+        was in a listing: whoever reads the directory meanwhile comes across it once.
 
         Raises OSError as there: ENOENT, EEXIST, EINVAL (into itself, or a flag not known), ENOTDIR, EISDIR, ENOTEMPTY.
         """
@@ -134,13 +143,17 @@ class Names:
             if target is inode:
                 return None
             self._replaceable(inode, target)
-            self._delete(new, new_name)
         elif not new.nlink:
             raise fail(errno.ENOENT)
-        self._delete(old, old_name)
-        if leave is not None:
-            leave()
-        self.enter(new, new_name, inode)
+        if leave is None:
+            self._delete(old, old_name)
+        else:
+            self._point(old, old_name, leave())
+        if target is None:
+            self.enter(new, new_name, inode)
+        else:
+            self._point(new, new_name, inode)
+            self._entered(new, inode)
         # All that may fail is through.
         if target is not None:
             new.nlink -= target.is_dir
@@ -161,11 +174,8 @@ class Names:
             raise fail(errno.ENOTDIR)
 
     def _exchange(self, old: Inode, old_name: bytes, inode: Inode, new: Inode, new_name: bytes, target: Inode) -> None:
-        for parent, name, child in ((old, old_name, target), (new, new_name, inode)):
-            self._database.run(
-                "UPDATE entry SET ino = ?, kind = ? WHERE parent = ? AND name = ?",
-                (child.ino, child.mode >> 12, parent.ino, name),
-            )
+        self._point(old, old_name, target)
+        self._point(new, new_name, inode)
         for parent, child in ((old, target), (new, inode)):
             if child.is_dir:
                 child.parent = parent.ino
@@ -198,26 +208,26 @@ class Names:
         )
         return [Entry(bytes(name), int(ino), int(cookie)) for name, ino, cookie in rows]  # type: ignore[arg-type]
 
-    def listing(self, ino: int, after: int) -> Iterator[tuple[bytes, int, Inode]]:
-        """Name, cookie and inode of a directory's entries behind the cookie `after`; read it without an await."""
+    def listing(self, ino: int, after: int, before: int) -> Iterator[tuple[bytes, int, Inode]]:
+        """Name, cookie and inode of a directory's entries between two cookies; read it without an await."""
         rows = self._database.each(
             f"SELECT e.name, e.cookie, e.ino, {INODE_COLUMNS} FROM entry AS e INDEXED BY listing"
-            " LEFT JOIN inode AS i USING (ino) WHERE e.parent = ? AND e.cookie > ? ORDER BY e.cookie",
-            (ino, after),
+            " LEFT JOIN inode AS i USING (ino) WHERE e.parent = ? AND e.cookie > ? AND e.cookie < ? ORDER BY e.cookie",
+            (ino, after, before),
         )
         for name, cookie, number, *columns in rows:
             yield bytes(name), int(cookie), self._inodes.loaded(int(number), columns)  # type: ignore[arg-type]
 
     def write_back(self) -> None:
         """Write the counter into the transaction."""
-        self._database.set_counter("next_cookie", self._cookie)
+        self._database.set_counter("next_cookie", self.next_cookie)
 
-    def insert(self, parent: Inode, name: bytes, inode: Inode) -> None:
-        """The first half of `enter`, for what takes the place of something: the directory does not change."""
+    def _point(self, parent: Inode, name: bytes, inode: Inode) -> None:
+        """Have a name that is there stand for something else."""
         self._database.run(
-            "INSERT INTO entry VALUES (?, ?, ?, ?, ?)", (parent.ino, name, inode.ino, inode.mode >> 12, self._cookie)
+            "UPDATE entry SET ino = ?, kind = ? WHERE parent = ? AND name = ?",
+            (inode.ino, inode.mode >> 12, parent.ino, name),
         )
-        self._cookie += 1
 
     def _delete(self, parent: Inode, name: bytes) -> None:
         self._database.run("DELETE FROM entry WHERE parent = ? AND name = ?", (parent.ino, name))

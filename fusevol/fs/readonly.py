@@ -94,12 +94,17 @@ class ReadOnlyFilesystem:
             raise fail(errno.EINVAL)
         return inode.data
 
-    def listing(self, ino: int, after: int = 0) -> Iterator[tuple[bytes, int, Inode]]:
-        """Name, cookie and inode of a directory's entries behind a cookie, to be read without an await.
+    @property
+    def next_cookie(self) -> int:
+        """Greater than the cookie of any name that there is by now, and not than that of one that is still to come."""
+        return self._names.next_cookie
+
+    def listing(self, ino: int, after: int = 0, before: int | None = None) -> Iterator[tuple[bytes, int, Inode]]:
+        """Name, cookie and inode of a directory's entries between two cookies, to be read without an await.
 
         Raises OSError(ENOTDIR).
         """
-        return self._names.listing(self._directory(ino).ino, after)
+        return self._names.listing(self._directory(ino).ino, after, self.next_cookie if before is None else before)
 
     def entries(self, ino: int, after: int = 0, most: int = 1000) -> list[Entry]:
         """Entries of a directory behind a cookie. Raises OSError(ENOTDIR)."""

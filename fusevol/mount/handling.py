@@ -91,7 +91,7 @@ async def _again(error: Exception, generation: int, function: F, self: Handling,
 
 
 def _counted(function: F, *, changes: bool) -> F:
-    name = function.__name__
+    name = function.__name__.removeprefix("_")
 
     @functools.wraps(function)
     async def counted(self: Handling, node: int, *args: Any) -> Any:

@@ -3,6 +3,7 @@
 import errno
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pyfuse3
@@ -22,8 +23,22 @@ _CACHE_SECONDS = 86400.0
 _DOTS = 2
 
 
+@dataclass(slots=True)
+class Listing:
+    """An open directory. before: where its listing ends; what is made or renamed while it is read may not prolong it."""
+
+    node: int
+    before: int = 0
+
+
 class NameOperations(Handling):
     """Serves the names in one volume. The docstrings of pyfuse3.Operations say what each handler is for."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        #: By the handles of open directories.
+        self.listings: dict[int, Listing] = {}
+        self._last_listing = 0
 
     def _attributes(self, inode: Inode, where: Node) -> EntryAttributes:
         entry = EntryAttributes()
@@ -127,20 +142,29 @@ class NameOperations(Handling):
     async def opendir(self, node: int, ctx: RequestContext) -> int:
         if not self.control.owns(node):
             self.nodes.find(node)
-        return node
+        self._last_listing += 1
+        self.listings[self._last_listing] = Listing(node)
+        return self._last_listing
+
+    async def readdir(self, handle: int, after: int, token: pyfuse3.ReaddirToken) -> None:
+        await self._readdir(self.listings[handle].node, self.listings[handle], after, token)
 
     @handler
-    async def readdir(self, handle: int, after: int, token: pyfuse3.ReaddirToken) -> None:
-        if self.control.owns(handle):
-            await self.control.readdir(handle, after, token)
+    async def _readdir(self, node: int, listing: Listing, after: int, token: pyfuse3.ReaddirToken) -> None:
+        if self.control.owns(node):
+            await self.control.readdir(node, after, token)
             return
-        where, filesystem = self.nodes.find(handle)
-        filesystem.hurried(self._list, filesystem, where, after, token)
+        where, filesystem = self.nodes.find(node)
+        if not after or not listing.before:
+            listing.before = filesystem.next_cookie
+        filesystem.hurried(self._list, filesystem, where, after, listing.before, token)
 
-    def _list(self, filesystem: ReadOnlyFilesystem, where: Node, after: int, token: pyfuse3.ReaddirToken) -> None:
+    def _list(
+        self, filesystem: ReadOnlyFilesystem, where: Node, after: int, before: int, token: pyfuse3.ReaddirToken
+    ) -> None:
         replied = 0
         try:
-            for name, inode, position in self._entries(filesystem, where, after):
+            for name, inode, position in self._entries(filesystem, where, after, before):
                 if not pyfuse3.readdir_reply(token, name, self._attributes(inode, where), position):
                     return
                 replied += 1
@@ -150,18 +174,19 @@ class NameOperations(Handling):
                 raise
 
     @staticmethod
-    def _entries(filesystem: ReadOnlyFilesystem, where: Node, after: int) -> Iterator[tuple[bytes, Inode, int]]:
+    def _entries(
+        filesystem: ReadOnlyFilesystem, where: Node, after: int, before: int
+    ) -> Iterator[tuple[bytes, Inode, int]]:
         """Name, inode, and position from which a listing goes on. To `.` and `..` the kernel takes no reference."""
         if after < _DOTS:
             here = filesystem.get(where.ino)
             above = filesystem.get(here.parent or where.ino)
             yield from ((b".", here, 1), (b"..", above, 2))[after:]
-        for name, cookie, inode in filesystem.listing(where.ino, max(0, after - _DOTS)):
+        for name, cookie, inode in filesystem.listing(where.ino, max(0, after - _DOTS), before):
             yield name, inode, cookie + _DOTS
 
-    @handler
     async def releasedir(self, handle: int) -> None:
-        """Nothing is held."""
+        del self.listings[handle]
 
 
 def _missing() -> EntryAttributes:

@@ -2,7 +2,7 @@
 
 Node ids: the live tree's inode numbers with the restore generation above them, so that handles from before a
 restore are recognised (ESTALE); snapshots' and control files' ids lie in ranges of their own, see `nodes`.
-File handles are node ids: a handle has no state.
+File handles are node ids: a handle has no state. Those of directories have, see `Listing`.
 """
 
 import errno
@@ -159,7 +159,7 @@ class VolumeOperations(NameOperations):
 
     async def _open(self, node: int, flags: int, ctx: RequestContext) -> FileInfo:
         where, filesystem = self.nodes.find(node)
-        if where.snapshot and flags & os.O_ACCMODE != os.O_RDONLY:
+        if where.snapshot and flags & (os.O_ACCMODE | os.O_TRUNC):
             raise OSError(errno.EROFS, "a snapshot")
         if flags & os.O_TRUNC and isinstance(filesystem, Filesystem):
             self._live(node, content=True, attributes=True)
@@ -218,9 +218,8 @@ class VolumeOperations(NameOperations):
         # Once is enough: the kernel writes dirty pages at close by itself, and asks no more after this answer.
         raise FUSEError(errno.ENOSYS)
 
-    @handler
     async def fsyncdir(self, handle: int, datasync: bool) -> None:
-        await self._sync(handle, datasync)
+        await self.fsync(self.listings[handle].node, datasync)
 
     @handler
     async def fsync(self, handle: int, datasync: bool) -> None:
