@@ -303,7 +303,15 @@ class ObjectBackend(Backend):
                 volume.index.remove(stored)
             gone = [volume.path(stored) for stored in mine]
             volume.unsynced.update(gone)
-            await self._client.delete(gone)
+            try:
+                await self._client.delete(gone)
+            except BaseException:
+                # Those that are there still are to be found by whoever discards them again; a listing may have done so.
+                for stored in mine:
+                    found = volume.index.add(stored)
+                    for start, stop in [*stored.dead]:
+                        found.bury(start, stop)
+                raise
             # A listing made meanwhile may have found them, and one under way may still do so.
             for stored in mine:
                 volume.buried.add(stored.name)

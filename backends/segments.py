@@ -57,6 +57,8 @@ class SegmentDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
+        #: One at a time: what one of them has taken the marks of is not durable before it is through.
+        self._flushing = threading.Lock()
         self._open: OrderedDict[int, _Segment] = OrderedDict()
         self._dirty: set[int] = set()
         self._created = False
@@ -265,10 +267,14 @@ class SegmentDirectory:
     @property
     def clean(self) -> bool:
         """Whether a flush has nothing to do."""
-        return self._adopted and not self._dirty and not self._created
+        return self._adopted and not self._dirty and not self._created and not self._flushing.locked()
 
     def flush(self) -> None:
         """Make all writes durable, those of earlier owners of the directory too. Blocks. Raises OSError."""
+        with self._flushing:
+            self._flush()
+
+    def _flush(self) -> None:
         with self._lock:
             dirty, self._dirty = self._dirty, set()
             created, self._created = self._created, False

@@ -64,9 +64,11 @@ class Snapshots:
         async def list_them(log: "LogVolume") -> list["Snapshot"]:
             return log.snapshots()
 
+        # Before the log is read: one that is taken after that is not in it, and its record has to stay.
+        known = await self._known(volume)
         found = await self._context.look(volume, list_them)
         records = [snapshot_record(volume, snapshot) for snapshot in found]
-        known = await self._record(volume, records)
+        await self._record(known, records)
         # What a record knows that the log does not: where it is mounted.
         return [
             snapmounts.believed_snapshot(msgspec.structs.replace(record, attach_info=known[record.id].attach_info))
@@ -76,14 +78,17 @@ class Snapshots:
         ]
 
     async def record(self, volume: Volume, found: Iterable["Snapshot"]) -> None:
-        """Bring the records up to date with the snapshots that the log has."""
-        await self._record(volume, [snapshot_record(volume, snapshot) for snapshot in found])
+        """Bring the records up to date with the snapshots that the log has, while none can be taken."""
+        await self._record(await self._known(volume), [snapshot_record(volume, snapshot) for snapshot in found])
 
-    async def _record(self, volume: Volume, snapshots: Iterable[Volume]) -> dict[str, Volume]:
-        """Bring the records up to date; return those that there were before, by id."""
+    async def _known(self, volume: Volume) -> dict[str, Volume]:
+        """The records of a volume's snapshots, by id."""
+        return {child.id: child for child in await self._context.store.children(volume.id) if child.is_snapshot}
+
+    async def _record(self, known: dict[str, Volume], snapshots: Iterable[Volume]) -> None:
+        """Bring the records, which are the known ones, up to date."""
         store = self._context.store
         wanted = {snapshot.id: snapshot for snapshot in snapshots}
-        known = {child.id: child for child in await store.children(volume.id) if child.is_snapshot}
         # Somebody else may be doing the same. First what is gone: its name may have been given again.
         for snapshot_id in known.keys() - wanted.keys():
             with suppress(VolumeNotFound):
@@ -91,7 +96,6 @@ class Snapshots:
         for snapshot_id in wanted.keys() - known.keys():
             with suppress(AlreadyExists):
                 await store.create_vol(wanted[snapshot_id])
-        return known
 
     async def find(self, volume: Volume, name: str) -> Volume:
         """A snapshot by name or id. Raises SnapshotNotFound."""

@@ -192,8 +192,11 @@ class Upkeep:
             report = await self.scrub(volume, progress)
         except CorruptData as error:
             return CheckReport(verified=0, problems=(Problem(what=str(error)),))
-        problems = (*report.problems, *await self._context.look(volume, _check_filesystem))
-        return CheckReport(verified=report.verified, problems=problems)
+        found = await self._context.look(volume, _check_filesystem)
+        if found:
+            again = set(await self._context.look(volume, _check_filesystem))  # as for `scrub`
+            found = tuple(problem for problem in found if problem in again)
+        return CheckReport(verified=report.verified, problems=(*report.problems, *found))
 
     # -- space ------------------------------------------------------------------------------------
 

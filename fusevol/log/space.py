@@ -65,7 +65,7 @@ class FreeList:
     def remove(self, runs: list[tuple[int, int]]) -> None:
         """Take out runs that were given back; what was joined to them meanwhile stays."""
         gone = np.array(runs, np.uint64).reshape(-1, 2)
-        # Left is what lies between the starts of runs, or ends of what goes, and the next end of a run, or start of that.
+        # What stays begins where a run does, or where something that goes ends; and ends at the next such place.
         starts = np.sort(np.concatenate((self.runs[:, 0], gone.sum(axis=1))))
         ends = np.sort(np.concatenate((self.runs.sum(axis=1), gone[:, 0])))
         self.runs = np.column_stack((starts, ends - starts))[ends > starts]

@@ -25,7 +25,7 @@ _DOTS = 2
 
 @dataclass(slots=True)
 class Listing:
-    """An open directory. before: where its listing ends; what is made or renamed while it is read may not prolong it."""
+    """An open directory. before: where its listing ends, which what is made or renamed meanwhile does not prolong."""
 
     node: int
     before: int = 0

@@ -5,15 +5,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import pytest
 import trio
 
-from fusevol.api import SpecUpdate, VolumeLocator, VolumeSpec, VolumeState
-from fusevol.driver import LocalDriver
+from fusevol.api import SpecUpdate, Volume, VolumeLocator, VolumeSpec, VolumeState
+from fusevol.driver import LocalDriver, snapmounts
 from fusevol.driver.attachment import attached, server_of
 from fusevol.driver.control import Control
 from fusevol.driver.mounts import mount_at
@@ -27,7 +29,10 @@ from fusevol.errors import (
     VolumeBusy,
 )
 from fusevol.home import Home
+from fusevol.log import LogVolume
 from fusevol.store import Process
+
+T = TypeVar("T")
 
 needs_fuse = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
 
@@ -268,3 +273,24 @@ async def test_of_commands_that_mount_one_volume_at_once_one_succeeds(
         assert sum(isinstance(result, VolumeBusy) for result in results) == 2
     finally:
         await driver.mounting.unmount(web)
+
+
+async def test_a_snapshot_that_is_taken_and_mounted_while_another_command_reads_the_log_stays_on_record(
+    driver: LocalDriver, web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await driver.snapshot(web, readonly=True, locator=VolumeLocator(name="old"))
+    look, taken = driver.context.look, []
+    async with LocalDriver(Home(tmp_path), command="test") as other:
+
+        async def slow_look(volume: Volume, work: Callable[[LogVolume], Awaitable[T]]) -> T:
+            result = await look(volume, work)
+            taken.append(await other.snapshot(web, readonly=True, locator=VolumeLocator(name="new")))
+            mounted = partial(snapmounts.mounted, path="/mnt/new", server=Process.current(command="serving"))
+            await other.context.change(taken[0], mounted)
+            return result
+
+        with monkeypatch.context() as patch:
+            patch.setattr(driver.context, "look", slow_look)
+            await driver.resolve("web@old")
+        with pytest.raises(VolumeBusy, match="mounted on /mnt/new"):
+            await other.delete(taken[0])

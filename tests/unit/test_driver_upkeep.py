@@ -1,12 +1,16 @@
 """How the local driver looks after volumes that are not mounted: what is damaged, and what takes up space."""
 
 import re
+import stat
 
 import pytest
 
-from fusevol.driver import LocalDriver
+from fusevol.driver import LocalDriver, upkeep
 from fusevol.errors import CorruptData, VolumeHasSnapshots
+from fusevol.fs import Caller, Changes, open_filesystem
+from fusevol.fs.layout import ROOT
 from fusevol.home import Home
+from fusevol.log import LogVolume
 from tests.unit.driving import BLOCK, create, get, names, snapshot, write
 
 
@@ -83,3 +87,27 @@ async def test_gc_gives_dead_space_back(driver: LocalDriver) -> None:
     assert (await driver.upkeep.gc(volume)).freed > 0
     # What is left is dead only since the volume was closed.
     assert (await driver.upkeep.gc(volume)).freed < 64 * BLOCK
+
+
+async def test_what_a_writer_gives_back_while_its_volume_is_checked_is_not_reported_as_damage(
+    driver: LocalDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = await get(driver, await create(driver, "web"))
+    async with driver.context.writing(record) as log, open_filesystem(log) as filesystem:
+        made = [filesystem.create(ROOT, b"%d" % i, stat.S_IFREG | 0o644, Caller(0, 0)).ino for i in range(3000)]
+        await filesystem.sync()
+        await log.checkpoint()
+        check = upkeep._check_filesystem
+        checked: list[tuple[upkeep.Problem, ...]] = []
+
+        async def check_meanwhile(reader: LogVolume) -> tuple[upkeep.Problem, ...]:
+            for ino in made if not checked else ():
+                await filesystem.setattr(ino, Changes(mode=0o600))
+            await filesystem.sync()
+            await log.reclaim()
+            checked.append(await check(reader))
+            return checked[-1]
+
+        monkeypatch.setattr(upkeep, "_check_filesystem", check_meanwhile)
+        assert (await driver.upkeep.check(record)).problems == ()
+        assert checked[0] != ()

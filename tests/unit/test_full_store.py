@@ -120,9 +120,7 @@ async def test_overwriting_at_random_leaves_room_for_the_checkpoint_that_gives_s
         assert bytes(await filesystem.read(ino, BLOCK, 0)) == page
 
 
-async def test_what_is_free_already_makes_room_for_a_sync_and_for_attaching_where_others_have_filled_the_store() -> (
-    None
-):
+async def test_what_is_free_already_is_room_for_a_sync_and_for_attaching_where_others_fill_the_store() -> None:
     backend = SmallStore()
     await create_volume(backend, "v")
     for kind in ("sync", "attach"):

@@ -328,3 +328,23 @@ async def test_random_writes_discards_and_reads_agree_with_a_model(seed: int, tm
     for number in range(4):
         await again.discard("v", area, number * area)
     assert await again.used_size("v") == 0
+
+
+async def test_a_discard_whose_delete_failed_gives_the_space_back_when_it_is_done_again(
+    backend: ObjectBackend, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(client: Client, paths: list[str]) -> None:
+        raise BackendError("timed out")
+
+    await backend.write("v", b"a" * 2 * K, 0)
+    await backend.write("v", b"b" * 4 * K, 2 * K)
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "delete", fail)
+        for start, length in ((0, 2 * K), (2 * K, 3 * K)):
+            with pytest.raises(BackendError):
+                await backend.discard("v", length, start)
+        assert bytes(await backend.read("v", K, 5 * K)) == b"b" * K
+    await backend.discard("v", 5 * K, 0)
+    assert bytes(await backend.read("v", K, 5 * K)) == b"b" * K
+    assert [found for found in names(store) if "/data/" in found] == [name(5 * K, K)]
+    assert await backend.used_size("v") == K
