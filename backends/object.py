@@ -308,9 +308,9 @@ class ObjectBackend(Backend):
             except BaseException:
                 # Those that are there still are to be found by whoever discards them again; a listing may have done so.
                 for stored in mine:
-                    found = volume.index.add(stored)
+                    kept = volume.index.add(stored)
                     for start, stop in [*stored.dead]:
-                        found.bury(start, stop)
+                        kept.bury(start, stop)
                 raise
             # A listing made meanwhile may have found them, and one under way may still do so.
             for stored in mine:

@@ -15,7 +15,8 @@ from fusevol.fs.clock import now
 from fusevol.fs.content import FileReader
 from fusevol.fs.database import Database
 from fusevol.fs.inodes import Extent, Inode, InodeTable, fail
-from fusevol.fs.layout import BLOCK, INLINE_BYTES, SIZE_MAX, TOTAL_BLOCKS
+from fusevol.fs.layout import BLOCK, INLINE_BYTES, SIZE_MAX
+from fusevol.fs.quota import Quota
 from fusevol.log import LogVolume
 from fusevol.log.format import LOGICAL_BLOCKS
 
@@ -35,7 +36,7 @@ class FileData(FileReader):
 
     What had to be waited for before that is for nothing where a restore took the tree away meanwhile: VolumeBusy.
 
-    used: data blocks mapped by all files. limit: most of them, 0 for no quota.
+    quota: what all files may hold, and do.
     """
 
     def __init__(self, volume: LogVolume, database: Database, inodes: InodeTable) -> None:
@@ -45,8 +46,7 @@ class FileData(FileReader):
         #: What a restore replaces.
         self._live = volume.path.live
         self._next = database.counter("next_block", 0)
-        self.limit = database.counter("size", 0) >> _SHIFT
-        self.used = database.total("blocks", TOTAL_BLOCKS)
+        self.quota = Quota(database)
         #: Files with changed extents, and the blocks that these begin at, or began at.
         self._touched: dict[int, tuple[Inode, set[int]]] = {}
         self._freed: list[tuple[int, int]] = []
@@ -61,7 +61,7 @@ class FileData(FileReader):
 
     def _take(self, inode: Inode, count: int) -> int:
         """Fresh addresses, to be mapped or given up. Raises OSError(ENOSPC) over the quota."""
-        if self.limit and self.used + count > self.limit:
+        if not self.quota.allows(count):
             raise fail(errno.ENOSPC)
         address, room = inode.reserved
         if room < count:
@@ -82,7 +82,7 @@ class FileData(FileReader):
             block = first
         else:
             extents.insert(at, (block, address, count))
-        self.used += count
+        self.quota.used += count
         inode.blocks += count
         self._remapped(inode).add(block)
 
@@ -99,7 +99,7 @@ class FileData(FileReader):
                 continue
             touched.update((block, high))
             self._freed.append((address + low - block, high - low))
-            self.used -= high - low
+            self.quota.used -= high - low
             inode.blocks -= high - low
             if block < low:
                 kept.append((block, address, low - block))
@@ -172,6 +172,7 @@ class FileData(FileReader):
     def _write_inline(self, inode: Inode, data: Buffer, offset: int, end: int, timed: bool) -> bool:
         if max(end, inode.size) > INLINE_BYTES or self.extents(inode):
             return False
+        self.quota.grown(max(0, end - inode.size))
         old = (inode.data or b"").ljust(inode.size, b"\0")
         if offset > len(old):
             old = old.ljust(offset, b"\0")
@@ -327,8 +328,8 @@ class FileData(FileReader):
         if self._freed:
             many("INSERT OR REPLACE INTO discard VALUES (?, ?)", self._freed)
         self._database.set_counter("next_block", self._next)
-        self._database.set_counter("size", self.limit << _SHIFT)
-        self._database.set_counter("blocks", self.used)
+        self._database.set_counter("size", self.quota.limit << _SHIFT)
+        self._database.set_counter("blocks", self.quota.used)
 
     def written(self) -> list[tuple[int, int]]:
         """What was written back stays so; returns the discards to come."""

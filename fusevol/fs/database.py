@@ -221,6 +221,12 @@ class Database:
         self._vfs.write_out(*[(_superblock(), 0)] if first else [])
 
     @property
+    def pages(self) -> int:
+        """How many blocks it has in use, as of the last commit."""
+        (pages,), (free,) = self.all("PRAGMA page_count") + self.all("PRAGMA freelist_count")
+        return int(pages) - int(free)  # type: ignore[arg-type]
+
+    @property
     def changed(self) -> bool:
         """Whether there is anything to `commit`; or what `begin` raises instead."""
         return self._begun or self._due or self._lost is not None or self._closed is not None

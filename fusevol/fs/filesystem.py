@@ -22,6 +22,7 @@ from fusevol.fs.database import Database
 from fusevol.fs.inodes import Inode, Pinned, fail
 from fusevol.fs.layout import BLOCK, ROOT, SYMLINK_MAX
 from fusevol.fs.names import RENAME_EXCHANGE, RENAME_WHITEOUT
+from fusevol.fs.quota import ROW_BYTES
 from fusevol.fs.readonly import StatFs
 from fusevol.fs.vfs import Absent, Fetches
 from fusevol.log import LogVolume, Snapshot
@@ -90,6 +91,7 @@ class Filesystem(Attributes):
         else:
             mode, access = acl.inherit(acl.parse(default), mode)
         data = b"" if stat.S_ISREG(mode) else None
+        self._data.quota.grown(ROW_BYTES)
         inode = self._inodes.make(mode, caller.uid, _group(directory, caller), rdev=rdev, data=data)
         if access is not None:
             self._set_xattr(inode, acl.ACCESS, access)
@@ -104,6 +106,7 @@ class Filesystem(Attributes):
         directory = self._directory(parent)
         self._names.check_new(directory, name)
         self._may_grow()
+        self._data.quota.grown(ROW_BYTES + len(target))
         inode = self._inodes.make(stat.S_IFLNK | 0o777, caller.uid, _group(directory, caller), data=target)
         with self._database.changing():
             self._names.enter(directory, name, inode)
@@ -113,6 +116,11 @@ class Filesystem(Attributes):
     def _may_grow(self) -> None:
         if shortage := self.volume.room.shortage():
             raise shortage
+        if self._data.quota.crowded:
+            if self.volume.path.gate is None:
+                self._commit()  # after which it is known, and not estimated
+            if self._data.quota.crowded:
+                raise fail(errno.ENOSPC)
 
     async def _make_room(self) -> None:
         """The store is all but full: have given back what was deleted. Raises NoSpace if that is too little."""
@@ -147,9 +155,11 @@ class Filesystem(Attributes):
         directory = self._directory(old)
         left: list[Inode] = []
 
+        if whiteout:
+            self._may_grow()
+
         def leave() -> Inode:
             # What overlayfs leaves in place of a name that its lower layer has: the device 0:0.
-            self._may_grow()
             left.append(self._made(directory, stat.S_IFCHR, caller))
             return left[0]
 
@@ -225,8 +235,17 @@ class Filesystem(Attributes):
         with Pinned(inode):
             if self.volume.room.shortage():
                 await self._make_room()
+            elif inode.data is not None and self._data.quota.crowded:
+                self._may_grow()
             self._drop_capability(inode)
             return await self._data.write(inode, data, offset, timed=timed)
+
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0, member: bool = True) -> None:
+        """See Attributes. Raises OSError(ENOSPC), NoSpace too, but for small ones: a file's ACL can be set anyway."""
+        if len(value) > ROW_BYTES:
+            self._may_grow()
+        super().setxattr(ino, name, value, flags, member)
+        self._data.quota.grown(len(value))
 
     async def fallocate(self, ino: int, mode: int, offset: int, length: int) -> None:
         """fallocate(2): plain, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE. Raises OSError(EOPNOTSUPP, EINVAL, EFBIG, ENOSPC)."""
@@ -247,26 +266,28 @@ class Filesystem(Attributes):
     @property
     def used_size(self) -> int:
         """Bytes of file data that are mapped."""
-        return self._data.used * BLOCK
+        return self._data.quota.used * BLOCK
 
     @property
     def size(self) -> int:
         """The quota in bytes; 0 for none."""
-        return self._data.limit * BLOCK
+        return self._data.quota.limit * BLOCK
 
     def resize(self, size: int) -> None:
         """Set the quota, in bytes rounded up to blocks; 0 for none. Durable with the next `sync`."""
-        self._data.limit = -(-size // BLOCK)
+        self._data.quota.limit = -(-size // BLOCK)
+        self._data.quota.measure()
         self._database.have_committed()
 
     def statfs(self) -> StatFs:
         """What statfs(2) says: of the quota, and of the store where that is known and has less left."""
-        used, capacity = self._data.used, self.volume.room.capacity()
-        blocks = self._data.limit or _UNLIMITED // BLOCK
+        quota, capacity = self._data.quota, self.volume.room.capacity()
+        used = quota.taken
+        blocks = quota.limit or _UNLIMITED // BLOCK
         free = max(0, blocks - used)
         if capacity is not None:
             free = min(free, capacity.free // BLOCK)
-            if not self._data.limit:
+            if not quota.limit:
                 blocks = used + free
         return StatFs(blocks, free, self._inodes.count + free, free)
 
@@ -286,6 +307,7 @@ class Filesystem(Attributes):
             self._database.commit()
             self._inodes.written()
             self._freed += self._data.written()
+            self._data.quota.measure()
         self._database.write_out(first=self._unborn)
         self._unborn = False
 

@@ -1,0 +1,58 @@
+"""What a volume may hold: data by the block, and metadata where there is much of it.
+
+Names, attributes and files so small that they have no block are rows of the database. These go on top of the volume's
+size, up to an allowance; what is beyond that counts, so that no number of small files takes up ever more. How much it
+is, is known at each commit; in between what is added is estimated.
+"""
+
+from fusevol.fs.database import Database
+from fusevol.fs.layout import BLOCK, TOTAL_BLOCKS
+
+__all__ = ["ROW_BYTES", "Quota"]
+
+#: About what an inode takes in the database, with its name.
+ROW_BYTES = 256
+#: Blocks of metadata that do not count; or a part of the volume's size, if that is more.
+_ALLOWANCE = 256
+_ALLOWANCE_SHIFT = 4
+_SHIFT = BLOCK.bit_length() - 1
+
+
+class Quota:
+    """In blocks. limit: what may be taken, 0 for all there is. used: data blocks mapped by all files."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.limit = database.counter("size", 0) >> _SHIFT
+        self.used = database.total("blocks", TOTAL_BLOCKS)
+        self._pages = self._grown = 0
+        self.measure()
+
+    def measure(self) -> None:
+        """See how much the metadata is; for right after a commit."""
+        if self.limit:
+            self._pages, self._grown = self._database.pages, 0
+
+    def grown(self, size: int) -> None:
+        """The metadata is about so many bytes more than it was."""
+        self._grown += size
+
+    def _beyond(self, estimated: int = 0) -> int:
+        """How many blocks of metadata count."""
+        allowance = max(_ALLOWANCE, self.limit >> _ALLOWANCE_SHIFT)
+        return max(0, self._pages + estimated - allowance) if self.limit else 0
+
+    @property
+    def taken(self) -> int:
+        """What counts of data and metadata."""
+        return self.used + self._beyond()
+
+    def allows(self, count: int) -> bool:
+        """Whether so many more data blocks may be mapped."""
+        return not self.limit or self.used + self._beyond() + count <= self.limit
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there may be no more metadata, by what is estimated; to be asked again after a commit."""
+        beyond = self._beyond(self._grown >> _SHIFT)
+        return bool(beyond) and self.used + beyond >= self.limit
