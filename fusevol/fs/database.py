@@ -223,8 +223,7 @@ class Database:
     @property
     def pages(self) -> int:
         """How many blocks it has in use, as of the last commit."""
-        (pages,), (free,) = self.all("PRAGMA page_count") + self.all("PRAGMA freelist_count")
-        return int(pages) - int(free)  # type: ignore[arg-type]
+        return self._vfs.pages
 
     @property
     def changed(self) -> bool:

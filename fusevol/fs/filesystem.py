@@ -276,7 +276,6 @@ class Filesystem(Attributes):
     def resize(self, size: int) -> None:
         """Set the quota, in bytes rounded up to blocks; 0 for none. Durable with the next `sync`."""
         self._data.quota.limit = -(-size // BLOCK)
-        self._data.quota.measure()
         self._database.have_committed()
 
     def statfs(self) -> StatFs:
@@ -307,7 +306,7 @@ class Filesystem(Attributes):
             self._database.commit()
             self._inodes.written()
             self._freed += self._data.written()
-            self._data.quota.measure()
+            self._data.quota.committed()
         self._database.write_out(first=self._unborn)
         self._unborn = False
 

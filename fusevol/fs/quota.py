@@ -25,22 +25,20 @@ class Quota:
         self._database = database
         self.limit = database.counter("size", 0) >> _SHIFT
         self.used = database.total("blocks", TOTAL_BLOCKS)
-        self._pages = self._grown = 0
-        self.measure()
-
-    def measure(self) -> None:
-        """See how much the metadata is; for right after a commit."""
-        if self.limit:
-            self._pages, self._grown = self._database.pages, 0
+        self._grown = 0
 
     def grown(self, size: int) -> None:
-        """The metadata is about so many bytes more than it was."""
+        """The metadata will be about so many bytes more with the next commit."""
         self._grown += size
+
+    def committed(self) -> None:
+        """It is known again how much the metadata is."""
+        self._grown = 0
 
     def _beyond(self, estimated: int = 0) -> int:
         """How many blocks of metadata count."""
         allowance = max(_ALLOWANCE, self.limit >> _ALLOWANCE_SHIFT)
-        return max(0, self._pages + estimated - allowance) if self.limit else 0
+        return max(0, self._database.pages + estimated - allowance) if self.limit else 0
 
     @property
     def taken(self) -> int:

@@ -19,7 +19,9 @@ from fusevol.log import LogVolume, SnapshotView
 
 __all__ = ["Absent", "Fetches", "VolumeVFS"]
 
+#: In the header of SQLite's first page: how many there are, and how many of them are free.
 _PAGE_COUNT_AT = 28
+_FREE_COUNT_AT = 36
 
 
 class Absent(FusevolError):
@@ -62,7 +64,8 @@ class VolumeVFS(apsw.VFS):
 
     error: what the last failed call of the volume raised; SQLite itself only reports an I/O error. hurried: what is not
     at hand is not waited for, but for what is `fetched`: offsets, and for how many requests that are being served.
-    committed: pages of commits by their offsets, that are still to be handed to the log.
+    committed: pages of commits by their offsets, that are still to be handed to the log. pages: how many are in use, as
+    of the last commit.
     """
 
     def __init__(self, volume: LogVolume | SnapshotView) -> None:
@@ -72,6 +75,7 @@ class VolumeVFS(apsw.VFS):
         self.hurried = False
         self.fetched: Counter[int] = Counter()
         self.committed: dict[int, bytes] = {}
+        self.pages = 0
         super().__init__(self.name, base="", maxpathname=64)
 
     def xOpen(self, name: object, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
@@ -109,7 +113,8 @@ class _File:
     def __init__(self, vfs: VolumeVFS) -> None:
         self._vfs = vfs
         head = self.xRead(100, 0)
-        self._size = int.from_bytes(head[_PAGE_COUNT_AT : _PAGE_COUNT_AT + 4], "big") * BLOCK
+        self._size = _number(head, _PAGE_COUNT_AT) * BLOCK
+        vfs.pages = _in_use(head)
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
         vfs, volume = self._vfs, self._vfs.volume
@@ -132,6 +137,8 @@ class _File:
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
         self._vfs.committed[offset] = bytes(data)
+        if not offset:
+            self._vfs.pages = _in_use(data)
         self._size = max(self._size, offset + len(data))
 
     def xTruncate(self, size: int) -> None:  # noqa: N802
@@ -162,3 +169,11 @@ class _File:
 
     def xClose(self) -> None:  # noqa: N802
         """Nothing is held."""
+
+
+def _number(head: bytes, at: int) -> int:
+    return int.from_bytes(head[at : at + 4], "big")
+
+
+def _in_use(head: bytes) -> int:
+    return _number(head, _PAGE_COUNT_AT) - _number(head, _FREE_COUNT_AT)

@@ -79,9 +79,13 @@ def outcome(call: Callable[[], Any]) -> Any:
 
 
 def clock_tick() -> None:
-    """Wait until the clock that file times are taken from has moved on."""
-    before = time.clock_gettime_ns(COARSE)
-    while time.clock_gettime_ns(COARSE) == before:
+    """Wait until the clock that file times are taken from has moved on.
+
+    Where somebody asked for a file's times, the kernel takes those that follow from the fine clock, on all filesystems
+    until the coarse one has come as far; which may be more than a tick behind it.
+    """
+    before = time.time_ns()
+    while time.clock_gettime_ns(COARSE) <= before:
         time.sleep(0.001)
 
 
