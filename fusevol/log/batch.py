@@ -196,6 +196,11 @@ class BatchHeader(NamedTuple):
         return 1 + self.blocks + self.table_blocks
 
     @property
+    def end(self) -> int:
+        """The address behind it, where the next one begins unless it is in another epoch."""
+        return self.address + self.total
+
+    @property
     def table_size(self) -> int:
         """Bytes of the table, without padding."""
         return self.ops * OP_BYTES + self.blocks * 8 if self.ops else 0

@@ -157,7 +157,7 @@ class Committer:
                     f'snapshot "{change.delete.name}" of volume "{self.log.volume_id}" has clones',
                     hint="delete its clones first",
                 )
-            return msgspec.structs.replace(manifest, checkpoint=record)
+            return msgspec.structs.replace(manifest, checkpoint=record, end=msgspec.UNSET)
 
         # A snapshot that nobody knows of could be cloned, then forgotten; a restored tree would be another one.
         # Anything else may be found done without harm: the next checkpoint does it again.

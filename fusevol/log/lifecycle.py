@@ -300,12 +300,7 @@ async def _recover(attachment: Attachment, options: LogOptions, nursery: trio.Nu
         )
     reader, cache = _reader(backend, volume_id, manifest), NodeCache(options.cached_nodes)
     state, record = await _read_state(reader, manifest, claimed=1)
-    rolled = Rolled([], record.position, record.sequence, record.sequence)
-    if manifest.checkpoint:
-        rolled = await roll_forward(
-            backend, volume_id, bytes.fromhex(manifest.uuid), position=record.position, sequence=record.sequence,
-            record=manifest.checkpoint, epoch=manifest.epoch,
-        )  # fmt: skip
+    rolled = await roll_forward(backend, volume_id, manifest, record)
     log = Appender(
         backend, volume_id, bytes.fromhex(manifest.uuid), nursery, attachment.confirm, head=attachment.head,
         sequence=rolled.seen, durable=rolled.sequence, in_flight=options.in_flight,
@@ -316,8 +311,15 @@ async def _recover(attachment: Attachment, options: LogOptions, nursery: trio.Nu
         await _replay(volume, rolled, record)
         # What was accepted may have reached the device's cache only; and nothing behind it will ever be accepted.
         await backend.flush(volume_id)
-        state.swept = (*state.swept, (rolled.end, attachment.head - rolled.end))[-_SWEPT:]
-        await volume.start()
+        behind = rolled.end, attachment.head - rolled.end
+        state.swept = (*state.swept, behind)[-_SWEPT:]
+        try:
+            await volume.start()
+        except NoSpace:
+            # What a crash left there may be room enough. Whoever comes is not to find it, nor what arrives there yet.
+            await attachment.publish(lambda manifest: msgspec.structs.replace(manifest, end=rolled.end))
+            await backend.discard(volume_id, behind[1] << BLOCK_SHIFT, behind[0] << BLOCK_SHIFT)
+            await volume.start()
         # Not before there is a checkpoint behind it: until then somebody else may come who finds more of the log.
         for address, blocks in state.swept:
             await backend.discard(volume_id, blocks << BLOCK_SHIFT, address << BLOCK_SHIFT)
@@ -336,12 +338,7 @@ async def _open_read_only(backend: Backend, volume_id: str, options: LogOptions,
             state, record = await _read_state(reader, manifest)
             live = ExtentMap(await Tree.load(reader, cache, record.root), record.mapped, record.inherited)
             volume = LogVolume(backend, volume_id, reader, cache, live, state, options, nursery=nursery)
-            if manifest.checkpoint:
-                rolled = await roll_forward(
-                    backend, volume_id, bytes.fromhex(manifest.uuid), position=record.position,
-                    sequence=record.sequence, record=manifest.checkpoint, epoch=manifest.epoch,
-                )  # fmt: skip
-                await _replay(volume, rolled, record)
+            await _replay(volume, await roll_forward(backend, volume_id, manifest, record), record)
         except CorruptData:
             # A writer at work may have given back what was read, or have written on while it was.
             if attempt == _READ_RETRIES - 1:

@@ -57,7 +57,11 @@ class _Format(msgspec.Struct):
 
 
 class Manifest(Record, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """The head of a volume, changed by compare-and-swap only. holder: left out where nobody says to have it."""
+    """The head of a volume, changed by compare-and-swap only.
+
+    holder: left out where nobody says to have it. end: where the log behind the checkpoint ends, whatever arrives there
+    yet; left out but for an attach on a full store.
+    """
 
     format: int = FORMAT_VERSION
     uuid: str
@@ -66,6 +70,7 @@ class Manifest(Record, kw_only=True, frozen=True, forbid_unknown_fields=True):
     holder: str | msgspec.UnsetType = msgspec.UNSET
     state: str = "ready"
     checkpoint: Blob | None = None
+    end: int | msgspec.UnsetType = msgspec.UNSET
     origin: Origin | None = None
     pins: tuple[Pin, ...] = ()
 

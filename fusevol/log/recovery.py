@@ -6,13 +6,14 @@ from array import array
 from dataclasses import dataclass
 
 import trio
+from msgspec import UNSET
 
 from fusevol.backends.base import Backend
 from fusevol.errors import CorruptData
 from fusevol.log.batch import BatchHeader, Operation, parse_table
 from fusevol.log.format import BATCH_MAGIC, BLOCK, BLOCK_SHIFT, INDEX_BITS, KIND_DATA, KIND_MAP
 from fusevol.log.reader import first_mismatch
-from fusevol.log.records import Blob
+from fusevol.log.records import Checkpoint, Manifest
 
 __all__ = ["Accepted", "Rolled", "roll_forward"]
 
@@ -45,17 +46,17 @@ class Rolled:
     seen: int
 
 
-async def roll_forward(
-    backend: Backend, volume_id: str, uuid: bytes, *, position: int, sequence: int, record: Blob, epoch: int
-) -> Rolled:
-    """Find the accepted end of the log and what leads there.
+async def roll_forward(backend: Backend, volume_id: str, manifest: Manifest, checkpoint: Checkpoint) -> Rolled:
+    """Find the accepted end of the log and what leads there from the manifest's checkpoint.
 
-    position, sequence, record: of the checkpoint. epoch: the newest given out. Raises CorruptData where a
-    batch that was durable is damaged.
+    Raises CorruptData where a batch that was durable is damaged.
     """
-    chain = _Chain(backend, volume_id, uuid)
+    position, sequence, record = checkpoint.position, checkpoint.sequence, manifest.checkpoint
+    if record is None:  # no writer has got as far as to attach it
+        return Rolled([], position, sequence, sequence)
+    chain = _Chain(backend, volume_id, bytes.fromhex(manifest.uuid), None if manifest.end is UNSET else manifest.end)
     await chain.follow(position, sequence + 1)
-    await chain.search(epoch)
+    await chain.search(manifest.epoch)
     if chain.durable > chain.sequence:
         # Where this is a reader, the writer may have written on meanwhile.
         await chain.follow(chain.end, chain.sequence + 1)
@@ -88,13 +89,17 @@ async def roll_forward(
         operations, sums = table if table is not None else ([], array("Q"))
         batches.append(Accepted(header, operations, sums, i <= barrier and header.kind == KIND_DATA))
     last = batches[-1].header
-    return Rolled(batches, last.address + last.total, last.sequence, max(chain.sequence, chain.seen))
+    return Rolled(batches, last.end, last.sequence, max(chain.sequence, chain.seen))
 
 
 class _Chain:
-    """The batches behind a position as far as their headers are intact, and proof found beyond."""
+    """The batches behind a position as far as their headers are intact, and proof found beyond.
 
-    def __init__(self, backend: Backend, volume_id: str, uuid: bytes) -> None:
+    last: where they end at the latest.
+    """
+
+    def __init__(self, backend: Backend, volume_id: str, uuid: bytes, last: int | None) -> None:
+        self._last = last
         self._backend = backend
         self._volume_id = volume_id
         self._uuid = uuid
@@ -107,10 +112,12 @@ class _Chain:
 
     async def follow(self, address: int, sequence: int) -> None:
         self.sequence = sequence - 1
-        while True:
+        while not (self.batches and self.batches[-1][0].end == self._last):
             data = await self._blocks(address, 1)
             header = self._header(data)
             if header is None or (header.address, header.sequence) != (address, self.sequence + 1):
+                if self._backend.traits.atomic_writes and any(data):
+                    raise CorruptData(f'the batch at {address:#x} of volume "{self._volume_id}" is damaged')
                 break
             table = header.inline_table
             if header.table_blocks:
@@ -124,8 +131,6 @@ class _Chain:
             address = header.next
             await trio.lowlevel.checkpoint()
         self.end = address
-        if self._backend.traits.atomic_writes and any(data):
-            raise CorruptData(f'the batch at {address:#x} of volume "{self._volume_id}" is damaged')
 
     async def search(self, epoch: int) -> None:
         """Look for headers behind the end of the chain, up to `epoch`: what they say was durable must be there."""

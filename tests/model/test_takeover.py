@@ -10,8 +10,8 @@ import trio.testing
 
 from fusevol.backends.base import Backend
 from fusevol.backends.memory import MemoryBackend
-from fusevol.backends.wrappers.faults import FaultyBackend, delay
-from fusevol.errors import Fenced
+from fusevol.backends.wrappers.faults import FaultyBackend, delay, fail
+from fusevol.errors import Fenced, NoSpace
 from fusevol.log import LogVolume, create_volume, open_volume
 from fusevol.testing.determinism import Dawdling, GoingOn, run
 from fusevol.testing.model import BLOCK
@@ -103,10 +103,13 @@ async def test_what_the_old_writer_stores_after_it_was_swept_does_not_take_up_sp
         await verify_space(store, volume)
 
 
-async def test_what_is_swept_late_is_nothing_that_whoever_has_the_volume_then_has_found() -> None:
+@pytest.mark.parametrize("full", [False, True], ids=["room", "no room for a checkpoint"])
+async def test_what_is_swept_late_is_nothing_that_whoever_has_the_volume_then_has_found(full: bool) -> None:
     store = MemoryBackend()
     slow, sweep = FaultyBackend(store), trio.Event()
     slow.add(delay("discard", until=sweep))
+    if full:
+        slow.add(fail("write", error=NoSpace, times=1))
     await create_volume(store, "v")
     async with write_on_its_way(store, 2) as arrives, trio.open_nursery() as nursery:
 

@@ -8,7 +8,9 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
+import trio.testing
 
 from fusevol.api.io import Buffer
 from fusevol.backends.base import Capacity
@@ -18,6 +20,7 @@ from fusevol.fs import Caller, Filesystem, load_filesystem, open_filesystem
 from fusevol.fs.check import check_filesystem
 from fusevol.fs.layout import BLOCK, ROOT
 from fusevol.log import LogOptions, LogVolume, create_volume, open_volume
+from fusevol.log.attachment import read_manifest
 
 MIB = 1 << 20
 ME = Caller(0, 0)
@@ -140,6 +143,24 @@ async def test_what_is_free_already_is_room_for_a_sync_and_for_attaching_where_o
         async with open_volume(backend, "v") as volume, open_filesystem(volume) as filesystem:
             assert bytes(await filesystem.read(ino, MIB, 0)) == data
         backend.size = 64 * MIB
+
+
+async def test_what_a_crash_left_behind_the_logs_end_is_room_for_attaching_where_others_fill_the_store() -> None:
+    backend = SmallStore()
+    await create_volume(backend, "v")
+    async with open_volume(backend, "v") as volume:
+        await volume.write(kept := os.urandom(BLOCK), 0)
+        await volume.flush()
+        for block in range(1, 6001):
+            await volume.write(bytes(BLOCK), block * BLOCK)
+        await trio.testing.wait_all_tasks_blocked()
+        volume.abandon()
+    backend.size = sum(space.used_size() for space in backend.spaces.values())
+    assert backend.size > 8 * MIB
+    async with open_volume(backend, "v") as volume:
+        assert bytes(await volume.read(BLOCK, 0)) == kept
+        assert (await read_manifest(backend, "v"))[0].end is msgspec.UNSET
+    assert sum(space.used_size() for space in backend.spaces.values()) < MIB
 
 
 async def test_nothing_new_is_made_and_the_filesystem_says_that_it_is_full() -> None:
