@@ -311,6 +311,8 @@ class ObjectBackend(Backend):
                     kept = volume.index.add(stored)
                     for start, stop in [*stored.dead]:
                         kept.bury(start, stop)
+                    # A flush meanwhile has recorded what is dead without them.
+                    volume.dead_changed = True
                 raise
             # A listing made meanwhile may have found them, and one under way may still do so.
             for stored in mine:

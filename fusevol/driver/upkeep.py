@@ -15,6 +15,7 @@ from fusevol.driver.snapshots import Snapshots
 from fusevol.errors import CorruptData, FusevolError, NotSupported, ReadOnly, VolumeBusy, VolumeNotFound
 
 if TYPE_CHECKING:
+    from fusevol.fs.findings import Finding
     from fusevol.log import Damage, LogVolume, ScrubReport
 
 __all__ = [
@@ -193,10 +194,13 @@ class Upkeep:
         except CorruptData as error:
             return CheckReport(verified=0, problems=(Problem(what=str(error)),))
         found = await self._context.look(volume, _check_filesystem)
-        if found:
-            again = set(await self._context.look(volume, _check_filesystem))  # as for `scrub`
-            found = tuple(problem for problem in found if problem in again)
-        return CheckReport(verified=report.verified, problems=(*report.problems, *found))
+        if any(finding.unreadable for finding in found):
+            # As for `scrub`. What is wrong in what can be read may be said in other words the second time.
+            before = {str(finding) for finding in found}
+            again = await self._context.look(volume, _check_filesystem)
+            found = [finding for finding in again if not finding.unreadable or str(finding) in before]
+        problems = (Problem(what=str(finding), holders=("live",)) for finding in found)
+        return CheckReport(verified=report.verified, problems=(*report.problems, *problems))
 
     # -- space ------------------------------------------------------------------------------------
 
@@ -311,7 +315,7 @@ def _problem(damage: "Damage") -> Problem:
     return Problem(what=what, offset=damage.block * _BLOCK, size=size, holders=damage.holders)
 
 
-async def _check_filesystem(log: "LogVolume") -> tuple[Problem, ...]:
+async def _check_filesystem(log: "LogVolume") -> "list[Finding]":
     from fusevol.fs.check import check_filesystem
 
-    return tuple(Problem(what=str(finding), holders=("live",)) for finding in (await check_filesystem(log)).errors)
+    return (await check_filesystem(log)).errors

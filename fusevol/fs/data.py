@@ -229,9 +229,10 @@ class FileData(FileReader):
                 # First what can fail: then the file is as it was.
                 await self._zero(inode, size, (size + _MASK) & ~_MASK)
                 self._unmap(inode, (size + _MASK) >> _SHIFT, None)
-        elif inode.data is not None and size > INLINE_BYTES:
+        elif inode.data is not None and (size > INLINE_BYTES or self.quota.crowded):
             await self._outgrow(inode)
         elif inode.data is not None:
+            self.quota.grown(size - inode.size)
             inode.data = inode.data.ljust(size, b"\0")
         inode.size = size
         inode.reserved = (0, 0)

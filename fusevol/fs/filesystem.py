@@ -20,7 +20,7 @@ from fusevol.fs.attributes import Attributes
 from fusevol.fs.clock import now
 from fusevol.fs.database import Database
 from fusevol.fs.inodes import Inode, Pinned, fail
-from fusevol.fs.layout import BLOCK, ROOT, SYMLINK_MAX
+from fusevol.fs.layout import BLOCK, INLINE_BYTES, ROOT, SYMLINK_MAX
 from fusevol.fs.names import RENAME_EXCHANGE, RENAME_WHITEOUT
 from fusevol.fs.quota import ROW_BYTES
 from fusevol.fs.readonly import StatFs
@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_UNLIMITED = 1 << 50
 #: How often a commit begins anew, since something is not at hand, before it waits where it stands.
 _FETCHES = 64
 _ROOT = Caller(0, 0)
@@ -71,9 +70,9 @@ class Filesystem(Attributes):
 
         Raises OSError(EEXIST, ENOENT, EINVAL, ENAMETOOLONG), NoSpace where the store is all but full.
         """
-        directory = self._directory(parent)
-        self._names.check_new(directory, name)
+        self._names.check_new(self._directory(parent), name)
         self._may_grow()
+        directory = self._directory(parent)
         with self._database.changing():
             inode = self._made(directory, mode, caller, rdev)
             self._names.enter(directory, name, inode)
@@ -103,9 +102,9 @@ class Filesystem(Attributes):
         """A symbolic link. Raises OSError(ENAMETOOLONG) for a target over 4,095 bytes, and as `create` does."""
         if len(target) > SYMLINK_MAX:
             raise fail(errno.ENAMETOOLONG)
-        directory = self._directory(parent)
-        self._names.check_new(directory, name)
+        self._names.check_new(self._directory(parent), name)
         self._may_grow()
+        directory = self._directory(parent)
         self._data.quota.grown(ROW_BYTES + len(target))
         inode = self._inodes.make(stat.S_IFLNK | 0o777, caller.uid, _group(directory, caller), data=target)
         with self._database.changing():
@@ -114,21 +113,34 @@ class Filesystem(Attributes):
         return inode
 
     def _may_grow(self) -> None:
+        """Raise NoSpace, OSError(ENOSPC) where nothing is to be added. It may commit: before any inode is at hand."""
         if shortage := self.volume.room.shortage():
             raise shortage
-        if self._data.quota.crowded:
-            if self.volume.path.gate is None:
-                self._commit()  # after which it is known, and not estimated
-            if self._data.quota.crowded:
+        quota = self._data.quota
+        if quota.limit:
+            if quota.doubtful() and self.volume.path.gate is None:
+                self._commit()
+            if quota.crowded:
                 raise fail(errno.ENOSPC)
 
     async def _make_room(self) -> None:
         """The store is all but full: have given back what was deleted. Raises NoSpace if that is too little."""
         await self.sync()
-        self._may_grow()
+        if shortage := self.volume.room.shortage():
+            raise shortage
+
+    async def _within_quota(self, inode: Inode, end: int, size: int) -> None:
+        """See whether the quota allows a write of so many bytes up to `end`, as far as metadata have a share in it."""
+        quota = self._data.quota
+        if quota.doubtful(-(-size // BLOCK) + 1):
+            await self.sync()
+        if inode.data is not None and inode.size < end <= INLINE_BYTES and quota.crowded:
+            raise fail(errno.ENOSPC)
 
     def link(self, ino: int, parent: int, name: bytes) -> Inode:
         """Another name for a file. Raises OSError as link(2)."""
+        self._may_grow()
+        self._data.quota.grown(ROW_BYTES + len(name))
         inode = self.get(ino)
         with self._database.changing():
             self._names.link(self._directory(parent), name, inode)
@@ -136,12 +148,14 @@ class Filesystem(Attributes):
 
     def unlink(self, parent: int, name: bytes) -> None:
         """Remove a name; the file goes with its last one, or with its last open handle. Raises OSError as unlink(2)."""
+        self._data.quota.shrank()
         with self._database.changing():
             inode = self._names.unlink(self._directory(parent), name)
         self._reap(inode)
 
     def rmdir(self, parent: int, name: bytes) -> None:
         """Remove an empty directory. Raises OSError as rmdir(2)."""
+        self._data.quota.shrank()
         with self._database.changing():
             self._names.rmdir(self._directory(parent), name)
 
@@ -152,11 +166,10 @@ class Filesystem(Attributes):
         whiteout = flags & RENAME_WHITEOUT
         if whiteout and flags & RENAME_EXCHANGE:
             raise fail(errno.EINVAL)
-        directory = self._directory(old)
-        left: list[Inode] = []
-
         if whiteout:
             self._may_grow()
+        directory = self._directory(old)
+        left: list[Inode] = []
 
         def leave() -> Inode:
             # What overlayfs leaves in place of a name that its lower layer has: the device 0:0.
@@ -208,6 +221,7 @@ class Filesystem(Attributes):
             self._inodes.changed(inode)
 
     def _remove(self, inode: Inode) -> None:
+        self._data.quota.shrank()
         try:
             with self._database.changing():
                 self._data.delete(inode)
@@ -235,17 +249,17 @@ class Filesystem(Attributes):
         with Pinned(inode):
             if self.volume.room.shortage():
                 await self._make_room()
-            elif inode.data is not None and self._data.quota.crowded:
-                self._may_grow()
+            if self._data.quota.limit:
+                await self._within_quota(inode, offset + len(data), len(data))
             self._drop_capability(inode)
             return await self._data.write(inode, data, offset, timed=timed)
 
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0, member: bool = True) -> None:
-        """See Attributes. Raises OSError(ENOSPC), NoSpace too, but for small ones: a file's ACL can be set anyway."""
-        if len(value) > ROW_BYTES:
+        """See Attributes. Raises OSError(ENOSPC), NoSpace too, but for ACLs: who may do what can always be said."""
+        if name not in (acl.ACCESS, acl.DEFAULT):
             self._may_grow()
+            self._data.quota.grown(ROW_BYTES + len(value))
         super().setxattr(ino, name, value, flags, member)
-        self._data.quota.grown(len(value))
 
     async def fallocate(self, ino: int, mode: int, offset: int, length: int) -> None:
         """fallocate(2): plain, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE. Raises OSError(EOPNOTSUPP, EINVAL, EFBIG, ENOSPC)."""
@@ -280,14 +294,8 @@ class Filesystem(Attributes):
 
     def statfs(self) -> StatFs:
         """What statfs(2) says: of the quota, and of the store where that is known and has less left."""
-        quota, capacity = self._data.quota, self.volume.room.capacity()
-        used = quota.taken
-        blocks = quota.limit or _UNLIMITED // BLOCK
-        free = max(0, blocks - used)
-        if capacity is not None:
-            free = min(free, capacity.free // BLOCK)
-            if not quota.limit:
-                blocks = used + free
+        capacity = self.volume.room.capacity()
+        blocks, free = self._data.quota.space(None if capacity is None else capacity.free // BLOCK)
         return StatFs(blocks, free, self._inodes.count + free, free)
 
     def _commit(self, times: bool = True) -> None:

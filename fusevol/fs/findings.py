@@ -39,6 +39,11 @@ class Finding:
     path: str | None = None
     warning: bool = False
 
+    @property
+    def unreadable(self) -> bool:
+        """Whether it says that something could not be read, or makes no sense, and not that it is wrong."""
+        return self.kind in ("superblock", "database", "metadata", "map", "data")
+
     def __str__(self) -> str:
         where = self.path if self.path is not None else f"inode {self.ino}" if self.ino is not None else ""
         return (f"{where}: " if where else "") + self.what + (f"; expected: {self.expected}" if self.expected else "")

@@ -16,6 +16,8 @@ ROW_BYTES = 256
 _ALLOWANCE = 256
 _ALLOWANCE_SHIFT = 4
 _SHIFT = BLOCK.bit_length() - 1
+#: Shown where nothing is known.
+_UNLIMITED = 1 << 38
 
 
 class Quota:
@@ -25,25 +27,33 @@ class Quota:
         self._database = database
         self.limit = database.counter("size", 0) >> _SHIFT
         self.used = database.total("blocks", TOTAL_BLOCKS)
-        self._grown = 0
+        self._grown, self._shrank = 0, False
 
     def grown(self, size: int) -> None:
         """The metadata will be about so many bytes more with the next commit."""
         self._grown += size
 
+    def shrank(self) -> None:
+        """The metadata will be less with the next commit."""
+        self._shrank = True
+
     def committed(self) -> None:
         """It is known again how much the metadata is."""
-        self._grown = 0
+        self._grown, self._shrank = 0, False
 
     def _beyond(self, estimated: int = 0) -> int:
         """How many blocks of metadata count."""
         allowance = max(_ALLOWANCE, self.limit >> _ALLOWANCE_SHIFT)
         return max(0, self._database.pages + estimated - allowance) if self.limit else 0
 
-    @property
-    def taken(self) -> int:
-        """What counts of data and metadata."""
-        return self.used + self._beyond()
+    def space(self, left: int | None) -> tuple[int, int]:
+        """How many blocks there are, and how many of them are free. left: what the store has room for, if it says."""
+        taken, blocks = self.used + self._beyond(), self.limit or _UNLIMITED
+        free = max(0, blocks - taken)
+        if left is not None:
+            free = min(free, left)
+            blocks = self.limit or taken + free
+        return blocks, free
 
     def allows(self, count: int) -> bool:
         """Whether so many more data blocks may be mapped."""
@@ -51,6 +61,11 @@ class Quota:
 
     @property
     def crowded(self) -> bool:
-        """Whether there may be no more metadata, by what is estimated; to be asked again after a commit."""
+        """Whether there may be no more metadata, by what is estimated."""
         beyond = self._beyond(self._grown >> _SHIFT)
         return bool(beyond) and self.used + beyond >= self.limit
+
+    def doubtful(self, count: int = 1) -> bool:
+        """Whether there seems to be no room for so many blocks, and a commit may show that there is."""
+        beyond = self._beyond(self._grown >> _SHIFT)
+        return bool(beyond and (self._grown or self._shrank)) and self.used + beyond + count > self.limit

@@ -8,6 +8,7 @@ import pytest
 from fusevol.driver import LocalDriver, upkeep
 from fusevol.errors import CorruptData, VolumeHasSnapshots
 from fusevol.fs import Caller, Changes, open_filesystem
+from fusevol.fs.findings import Finding
 from fusevol.fs.layout import ROOT
 from fusevol.home import Home
 from fusevol.log import LogVolume
@@ -98,9 +99,9 @@ async def test_what_a_writer_gives_back_while_its_volume_is_checked_is_not_repor
         await filesystem.sync()
         await log.checkpoint()
         check = upkeep._check_filesystem
-        checked: list[tuple[upkeep.Problem, ...]] = []
+        checked: list[list[Finding]] = []
 
-        async def check_meanwhile(reader: LogVolume) -> tuple[upkeep.Problem, ...]:
+        async def check_meanwhile(reader: LogVolume) -> list[Finding]:
             for ino in made if not checked else ():
                 await filesystem.setattr(ino, Changes(mode=0o600))
             await filesystem.sync()
@@ -110,4 +111,4 @@ async def test_what_a_writer_gives_back_while_its_volume_is_checked_is_not_repor
 
         monkeypatch.setattr(upkeep, "_check_filesystem", check_meanwhile)
         assert (await driver.upkeep.check(record)).problems == ()
-        assert checked[0] != ()
+        assert checked[0] != []
