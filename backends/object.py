@@ -1,6 +1,6 @@
 """ObjectBackend: volumes in an object store, every write one immutable object.
 
-    .volumes/<volume>                          empty; its being there is what makes a volume exist
+    .volumes/<volume>                          says who made it; its being there is what makes a volume exist
     <volume>/data/<offset>-<length>            16 and 8 hexadecimal digits
     <volume>/manifest                          see `object_client.seal`
     <volume>/dead                              JSON: {object name: [[start, stop], ...]}, see `discard`
@@ -16,7 +16,9 @@ What is where is kept in memory. It is listed once, when a volume is first used;
 Writes are checked against the objects known here, and, where the name is the same, against the store.
 """
 
+import os
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -97,7 +99,9 @@ class ObjectBackend(Backend):
         if not await self._client.exists(marker):
             litter = [f"{folder}/{name}" for name, _ in await self._client.names(folder)]
             await self._client.delete(litter)
-            if await self._client.create(marker, b""):
+            sign = os.urandom(8)
+            # A put whose answer was lost is tried again, and then meets with itself.
+            if await self._client.create(marker, sign) or await self._client.get(marker) == sign:
                 await self._client.make_durable([marker, *litter])
                 self._volumes.pop(volume_id, None)
                 return
@@ -232,7 +236,7 @@ class ObjectBackend(Backend):
             if new.name in volume.recorded:
                 # An object of this name was discarded; what is on record of it must not befall the new one.
                 await volume.save_dead()
-            await self._upload(volume, new, view)
+            await volume.upload.persist(partial(self._upload, volume, new, view))
             volume.index.add(new)
         finally:
             del volume.uploads[done]

@@ -88,6 +88,8 @@ class Client:
             try:
                 return call()
             except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):
+                    raise BackendError(f"{what}: there is no such bucket") from error
                 raise Missing(f"{what}: no such object") from error
             except (AlreadyExistsError, PreconditionError):
                 raise
@@ -162,7 +164,13 @@ class Client:
                         return found
             return found
 
-        return await self._run(folder, call)
+        try:
+            return await self._run(folder, call)
+        except BackendError as error:
+            # A listing that breaks off is not tried again by obstore, as other requests are.
+            if type(error) is not BackendError:
+                raise
+            return await self._run(folder, call)
 
     async def make_durable(self, paths: Iterable[str]) -> None:
         """Bring what was written and deleted at these paths to stable storage. Network stores have done so."""

@@ -6,6 +6,7 @@ import trio
 
 from fusevol.backends.object_client import Client, Missing
 from fusevol.backends.object_index import Index, Stored
+from fusevol.backends.object_uploads import Uploads
 
 __all__ = ["KnownVolume"]
 
@@ -27,6 +28,7 @@ class KnownVolume:
         self.buried: set[str] = set()
         #: Writes under way: their ranges, and an event each that is set when they are done.
         self.uploads: dict[trio.Event, tuple[int, int]] = {}
+        self.upload = Uploads()
         #: Paths written or deleted since they were last made durable.
         self.unsynced: set[str] = set()
         #: Names in the `dead` object as it is stored, and whether it is out of date.

@@ -1,6 +1,6 @@
 """The care of data: what volumes take up, whether it is sound, and giving back what nobody needs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,8 @@ Progress = Callable[[int, int], None]
 REMOVED = "removed: its creation or deletion was interrupted"
 
 _BLOCK = 4096
+#: In the names of parameters that are not to be shown.
+_SECRET = ("secret", "password", "token", "account_key", "sas_key", "service_account_key", "private_key")
 
 
 class SnapshotSize(msgspec.Struct, frozen=True, kw_only=True):
@@ -291,7 +293,7 @@ class Upkeep:
         state = PoolState(
             name=name,
             backend=pool.backend,
-            attributes=dict(pool.attributes),
+            attributes=_shown(pool.attributes),
             volumes=sum(pool_of(volume) == name for volume in volumes),
         )
         try:
@@ -319,3 +321,15 @@ async def _check_filesystem(log: "LogVolume") -> "list[Finding]":
     from fusevol.fs.check import check_filesystem
 
     return (await check_filesystem(log)).errors
+
+
+def _shown(attributes: Mapping[str, object]) -> dict[str, object]:
+    """Parameters of a pool, without what is secret in them."""
+
+    def shown(name: str, value: object) -> object:
+        if isinstance(value, Mapping):
+            return {key: shown(key, inner) for key, inner in value.items()}
+        secret = any(word in name.lower() for word in _SECRET)
+        return "(hidden)" if secret and value else value
+
+    return {name: shown(name, value) for name, value in attributes.items()}

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import pyfuse3
 from pyfuse3 import FUSEError
 
-from fusevol.errors import FusevolError, errno_of
+from fusevol.errors import FusevolError, VolumeNotFound, errno_of
 from fusevol.fs import Absent, Fetches
 from fusevol.mount.control import Control
 from fusevol.mount.nodes import Nodes
@@ -120,7 +120,8 @@ def _counted(function: F, *, changes: bool) -> F:
             raise FUSEError(error.errno or errno.EIO) from error
         except (FusevolError, MemoryError) as error:
             self.report(f"{name} of {node}: {error}")
-            raise FUSEError(errno_of(error)) from error
+            # That the volume is gone is no answer to whether there is a file.
+            raise FUSEError(errno.EIO if type(error) is VolumeNotFound else errno_of(error)) from error
         except Exception as error:
             # A mistake of this program: an error for one request, not the end of the mount.
             self.report("".join(traceback.format_exception(error)))

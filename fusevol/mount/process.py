@@ -34,6 +34,7 @@ import trio
 
 import fusevol.errors
 from fusevol.errors import BackendError, FusevolError, InvalidArgument, exit_code_of
+from fusevol.mount.flood import Flood
 
 __all__ = ["Arguments", "Entry", "readable", "run", "spawn"]
 
@@ -227,6 +228,8 @@ def _serve(name: str, number: int) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for output in logging.getLogger().handlers:
+        output.addFilter(Flood())
     pipe = open(number, "wb", buffering=0)  # noqa: SIM115 -- open until ready
 
     def report(**fields: object) -> None:

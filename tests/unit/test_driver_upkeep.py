@@ -2,6 +2,7 @@
 
 import re
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -112,3 +113,13 @@ async def test_what_a_writer_gives_back_while_its_volume_is_checked_is_not_repor
         monkeypatch.setattr(upkeep, "_check_filesystem", check_meanwhile)
         assert (await driver.upkeep.check(record)).problems == ()
         assert checked[0] != []
+
+
+async def test_what_is_secret_in_the_parameters_of_a_pool_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(
+        '[pools.far]\nbackend = "object"\nurl = "memory:///"\n'
+        '[pools.far.config]\naccess_key_id = "me"\nsecret_access_key = "s3cret"\nregion = "here"\n'
+    )
+    async with LocalDriver(Home(tmp_path)) as driver:
+        [shown] = [pool.attributes for pool in await driver.upkeep.pools() if pool.name == "far"]
+    assert shown["config"] == {"access_key_id": "me", "secret_access_key": "(hidden)", "region": "here"}

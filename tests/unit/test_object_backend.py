@@ -10,13 +10,15 @@ import obstore
 import pytest
 import trio
 from obstore.store import MemoryStore
+from trio.testing import MockClock
 
+from fusevol.api.io import Buffer
 from fusevol.backends import open_backend
 from fusevol.backends.base import NO_VERSION
 from fusevol.backends.object import ObjectBackend
 from fusevol.backends.object_client import Client
 from fusevol.backends.object_index import MAX_OBJECT
-from fusevol.errors import BackendError, CorruptData, InvalidArgument, ManifestConflict
+from fusevol.errors import AlreadyExists, BackendError, CorruptData, InvalidArgument, ManifestConflict, NoSpace
 
 K = 4096
 
@@ -348,3 +350,58 @@ async def test_a_discard_whose_delete_failed_gives_the_space_back_when_it_is_don
     assert bytes(await backend.read("v", K, 5 * K)) == b"b" * K
     assert [found for found in names(store) if "/data/" in found] == [name(5 * K, K)]
     assert await backend.used_size("v") == K
+
+
+@pytest.mark.parametrize("error", [NoSpace("full"), InvalidArgument("no")])
+async def test_an_upload_that_cannot_succeed_is_not_tried_again(
+    backend: ObjectBackend, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    tried = []
+
+    async def refuse(client: Client, path: str, data: Buffer) -> bool:
+        tried.append(path)
+        raise error
+
+    monkeypatch.setattr(Client, "create", refuse)
+    with pytest.raises(type(error)):
+        await backend.write("v", bytes(K), 0)
+    assert len(tried) == 1
+
+
+async def test_a_store_that_stays_away_is_told_in_the_end(
+    backend: ObjectBackend, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async def refuse(client: Client, path: str, data: Buffer) -> bool:
+        raise BackendError("connection refused")
+
+    monkeypatch.setattr(Client, "create", refuse)
+    with pytest.raises(BackendError, match="refused"):
+        await backend.write("v", bytes(K), 0)
+
+
+async def test_a_volume_whose_making_was_answered_to_nobody_is_made(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = Client.create
+
+    async def create_twice(client: Client, path: str, data: Buffer) -> bool:
+        return await create(client, path, data) and await create(client, path, data)
+
+    backend = ObjectBackend(store=store)
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "create", create_twice)
+        await backend.create("v")
+    assert await backend.list() == ["v"]
+    with pytest.raises(AlreadyExists):
+        await backend.create("v")
+
+
+async def test_a_bucket_that_is_not_there_is_not_taken_for_a_volume_that_is_not(
+    backend: ObjectBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def head(store: object, path: str) -> None:
+        raise FileNotFoundError("404: <Error><Code>NoSuchBucket</Code></Error>")
+
+    monkeypatch.setattr(obstore, "head", head)
+    with pytest.raises(BackendError, match="no such bucket"):
+        await backend.delete("v")
