@@ -7,6 +7,7 @@ import typer
 from fusevol.cli.options import JsonOption, complete_volume
 from fusevol.cli.output import print_json, print_table, progress
 from fusevol.cli.settings import drive
+from fusevol.errors import FusevolError
 from fusevol.sizes import format_size
 
 __all__ = ["gc"]
@@ -23,7 +24,8 @@ def gc(
 
     Volumes give space back by themselves as they are written; this does it to the last block, now; of
     mounted volumes through their mount. Leftovers are what an interrupted command made and did not finish, and,
-    without names, mounts whose process is gone.
+    without names, mounts whose process is gone. A volume that cannot be reached does not keep the others from it; the
+    exit status is 1 then.
 
     Example:
 
@@ -33,8 +35,8 @@ def gc(
     from fusevol.driver import LocalDriver
     from fusevol.driver.upkeep import REMOVED, Reclaimed
 
-    async def work(driver: LocalDriver) -> list[Reclaimed]:
-        done = []
+    async def work(driver: LocalDriver) -> tuple[list[Reclaimed], bool]:
+        done, failed = [], False
         if names:
             volumes = [await driver.resolve(name) for name in names]
         else:
@@ -45,14 +47,20 @@ def gc(
         with progress("gc", unit="volumes") as tell:
             for number, volume in enumerate(volumes):
                 tell(number, len(volumes))
-                done.append(await driver.upkeep.gc(volume))
-        return done
+                try:
+                    done.append(await driver.upkeep.gc(volume))
+                except FusevolError as error:
+                    if names:
+                        raise
+                    done.append(Reclaimed(name=volume.locator.name, note=f"failed: {error}"))
+                    failed = True
+        return done, failed
 
-    done = drive(work)
+    done, failed = drive(work)
     if json:
         print_json(done)
-        return
-    print_table(
-        ("NAME", "FREED", "NOTE"), [(item.name, format_size(item.freed), item.note or "-") for item in done],
-        right=("FREED",),
-    )  # fmt: skip
+    else:
+        rows = [(item.name, format_size(item.freed), item.note or "-") for item in done]
+        print_table(("NAME", "FREED", "NOTE"), rows, right=("FREED",))
+    if failed:
+        raise typer.Exit(1)

@@ -47,7 +47,10 @@ _ERRORS: dict[int, type[FusevolError]] = {
 }
 
 #: syncfs(2) fails once where pages of a file could not be written back, whatever has become of the file since.
-_NO_SPACE = "make room; if it was a write to a file that did not fit, this is said once: try again"
+_HINTS = {
+    errno.ENOSPC: "make room; if it was a write to a file that did not fit, this is said once: try again",
+    errno.EIO: "see the log of the mount; if it was a write to a file that failed before, this is said once: try again",
+}
 
 #: Threads that touch a mount, by its path: those of one that hangs must leave enough for the others.
 _threads: trio.lowlevel.RunVar[dict[Path, trio.CapacityLimiter]] = trio.lowlevel.RunVar("_threads")
@@ -151,7 +154,7 @@ class Control:
     def _fail(self, error: OSError, what: str) -> NoReturn:
         kind = _ERRORS.get(error.errno or 0, BackendError)
         reason = error.strerror or str(error)
-        hint = _NO_SPACE if kind is NoSpace else None
+        hint = _HINTS.get(error.errno or 0)
         raise kind(f'volume "{self.name}": {what}: {reason[:1].lower() + reason[1:]}', hint=hint) from error
 
     async def read_json(self, file: str) -> dict[str, Any]:

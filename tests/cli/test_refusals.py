@@ -1,5 +1,6 @@
 """Whatever goes wrong is one line on stderr, and an exit status; never a traceback, and nothing is changed."""
 
+import json
 import os
 import re
 import shutil
@@ -212,6 +213,21 @@ def test_commands_on_one_volume_at_once_all_take_effect(fusevol: Fusevol) -> Non
     assert len(fusevol.json("ls")) == 3
     named = [item["name"] for item in fusevol.json("snapshots", "web") if not item["automatic"]]
     assert sorted(named) == ["s0", "s1", "s2", "s3"]
+
+
+def test_a_volume_that_cannot_be_read_does_not_keep_gc_from_the_others(fusevol: Fusevol) -> None:
+    for name in ("a", "b", "c"):
+        volume = fusevol.json("create", name)
+        if name == "b":
+            manifest = fusevol.home / "volumes" / volume["id"] / "manifest"
+            manifest.write_bytes(manifest.read_bytes()[:-1])
+    result = fusevol.call("gc", "--json")
+    assert (result.status, result.err) == (1, "")
+    notes = {item["name"]: item["note"] for item in json.loads(result.out)}
+    assert (notes["a"], notes["c"]) == ("", "")
+    assert notes["b"].startswith("failed: ")
+    assert "manifest" in notes["b"]
+    assert "manifest" in fusevol.fails("gc", "b")
 
 
 @pytest.mark.parametrize("line", ["create new", "clone web new", "snapshot web@new", "rm --snapshots web"])
