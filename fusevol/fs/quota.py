@@ -2,7 +2,7 @@
 
 Names, attributes and files so small that they have no block are rows of the database. These go on top of the volume's
 size, up to an allowance; what is beyond that counts, so that no number of small files takes up ever more. How much it
-is, is known at each commit; in between what is added is estimated.
+is, is known at each commit; in between what is added is estimated, rather too high: a commit then tells.
 """
 
 from fusevol.fs.database import Database
@@ -41,6 +41,11 @@ class Quota:
         """It is known again how much the metadata is."""
         self._grown, self._shrank = 0, False
 
+    @property
+    def _estimated(self) -> int:
+        """Blocks for what has grown: rows that become longer leave their pages half full."""
+        return 2 * self._grown >> _SHIFT
+
     def _beyond(self, estimated: int = 0) -> int:
         """How many blocks of metadata count."""
         allowance = max(_ALLOWANCE, self.limit >> _ALLOWANCE_SHIFT)
@@ -62,10 +67,10 @@ class Quota:
     @property
     def crowded(self) -> bool:
         """Whether there may be no more metadata, by what is estimated."""
-        beyond = self._beyond(self._grown >> _SHIFT)
+        beyond = self._beyond(self._estimated)
         return bool(beyond) and self.used + beyond >= self.limit
 
     def doubtful(self, count: int = 1) -> bool:
         """Whether there seems to be no room for so many blocks, and a commit may show that there is."""
-        beyond = self._beyond(self._grown >> _SHIFT)
+        beyond = self._beyond(self._estimated)
         return bool(beyond and (self._grown or self._shrank)) and self.used + beyond + count > self.limit
