@@ -18,6 +18,7 @@ Writes are checked against the objects known here, and, where the name is the sa
 
 import os
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,9 @@ class ObjectBackend(Backend):
     async def _volume(self, volume_id: str) -> KnownVolume:
         """The volume, with its index loaded."""
         check_volume_id(volume_id)
-        volume = self._volumes.setdefault(volume_id, KnownVolume(self._client, volume_id, self._prefix))
+        volume = self._volumes.get(volume_id)
+        if volume is None:
+            volume = self._volumes[volume_id] = KnownVolume(self._client, volume_id, self._prefix)
         if not volume.loaded:
             await self._list(volume)
         return volume
@@ -100,11 +103,12 @@ class ObjectBackend(Backend):
             litter = [f"{folder}/{name}" for name, _ in await self._client.names(folder)]
             await self._client.delete(litter)
             sign = os.urandom(8)
-            # A put whose answer was lost is tried again, and then meets with itself.
-            if await self._client.create(marker, sign) or await self._client.get(marker) == sign:
-                await self._client.make_durable([marker, *litter])
-                self._volumes.pop(volume_id, None)
-                return
+            with suppress(Missing):  # of somebody who has made it, and deleted it by now
+                # A put whose answer was lost is tried again, and then meets with itself.
+                if await self._client.create(marker, sign) or await self._client.get(marker) == sign:
+                    await self._client.make_durable([marker, *litter])
+                    self._volumes.pop(volume_id, None)
+                    return
         raise AlreadyExists(f"volume {volume_id!r} exists")
 
     async def delete(self, volume_id: str) -> None:
@@ -236,7 +240,7 @@ class ObjectBackend(Backend):
             if new.name in volume.recorded:
                 # An object of this name was discarded; what is on record of it must not befall the new one.
                 await volume.save_dead()
-            await volume.upload.persist(partial(self._upload, volume, new, view))
+            await volume.line.persist(partial(self._upload, volume, new, view))
             volume.index.add(new)
         finally:
             del volume.uploads[done]
@@ -339,7 +343,7 @@ class ObjectBackend(Backend):
             return []  # another process was faster
         pieces = [Stored(start, stop - start) for start, stop in runs]
         for piece, bytes_ in zip(pieces, data, strict=True):
-            await self._upload(volume, piece, bytes_)
+            await volume.line.persist(partial(self._upload, volume, piece, bytes_))
         await self._client.make_durable([volume.path(piece) for piece in pieces])
         pieces = [volume.index.add(piece) for piece in pieces]
         for piece in pieces:

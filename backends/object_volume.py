@@ -28,7 +28,8 @@ class KnownVolume:
         self.buried: set[str] = set()
         #: Writes under way: their ranges, and an event each that is set when they are done.
         self.uploads: dict[trio.Event, tuple[int, int]] = {}
-        self.upload = Uploads()
+        #: What all uploads go through.
+        self.line = Uploads()
         #: Paths written or deleted since they were last made durable.
         self.unsynced: set[str] = set()
         #: Names in the `dead` object as it is stored, and whether it is out of date.

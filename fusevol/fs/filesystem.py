@@ -117,25 +117,16 @@ class Filesystem(Attributes):
         if shortage := self.volume.room.shortage():
             raise shortage
         quota = self._data.quota
-        if quota.limit:
-            if quota.doubtful() and self.volume.path.gate is None:
-                self._commit()
-            if quota.crowded:
-                raise fail(errno.ENOSPC)
+        if quota.doubtful() and self.volume.path.gate is None:
+            self._commit()
+        if quota.crowded:
+            raise fail(errno.ENOSPC)
 
     async def _make_room(self) -> None:
         """The store is all but full: have given back what was deleted. Raises NoSpace if that is too little."""
         await self.sync()
         if shortage := self.volume.room.shortage():
             raise shortage
-
-    async def _within_quota(self, inode: Inode, end: int, size: int) -> None:
-        """See whether the quota allows a write of so many bytes up to `end`, as far as metadata have a share in it."""
-        quota = self._data.quota
-        if quota.doubtful(-(-size // BLOCK) + 1):
-            await self.sync()
-        if inode.data is not None and inode.size < end <= INLINE_BYTES and quota.crowded:
-            raise fail(errno.ENOSPC)
 
     def link(self, ino: int, parent: int, name: bytes) -> Inode:
         """Another name for a file. Raises OSError as link(2)."""
@@ -249,8 +240,11 @@ class Filesystem(Attributes):
         with Pinned(inode):
             if self.volume.room.shortage():
                 await self._make_room()
-            if self._data.quota.limit:
-                await self._within_quota(inode, offset + len(data), len(data))
+            quota = self._data.quota
+            if quota.doubtful(-(-len(data) // BLOCK) + 1):
+                await self.sync()
+            if inode.data is not None and quota.crowded and inode.size < offset + len(data) <= INLINE_BYTES:
+                raise fail(errno.ENOSPC)
             self._drop_capability(inode)
             return await self._data.write(inode, data, offset, timed=timed)
 

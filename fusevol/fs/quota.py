@@ -48,8 +48,9 @@ class Quota:
 
     def _beyond(self, estimated: int = 0) -> int:
         """How many blocks of metadata count."""
-        allowance = max(_ALLOWANCE, self.limit >> _ALLOWANCE_SHIFT)
-        return max(0, self._database.pages + estimated - allowance) if self.limit else 0
+        if not self.limit:
+            return 0
+        return max(0, self._database.pages + estimated - max(_ALLOWANCE, self.limit >> _ALLOWANCE_SHIFT))
 
     def space(self, left: int | None) -> tuple[int, int]:
         """How many blocks there are, and how many of them are free. left: what the store has room for, if it says."""

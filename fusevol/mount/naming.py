@@ -147,7 +147,8 @@ class NameOperations(Handling):
         return self._last_listing
 
     async def readdir(self, handle: int, after: int, token: pyfuse3.ReaddirToken) -> None:
-        await self._readdir(self.listings[handle].node, self.listings[handle], after, token)
+        listing = self.listings[handle]
+        await self._readdir(listing.node, listing, after, token)
 
     @handler
     async def _readdir(self, node: int, listing: Listing, after: int, token: pyfuse3.ReaddirToken) -> None:

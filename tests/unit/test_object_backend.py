@@ -10,7 +10,6 @@ import obstore
 import pytest
 import trio
 from obstore.store import MemoryStore
-from trio.testing import MockClock
 
 from fusevol.api.io import Buffer
 from fusevol.backends import open_backend
@@ -368,15 +367,23 @@ async def test_an_upload_that_cannot_succeed_is_not_tried_again(
     assert len(tried) == 1
 
 
-async def test_a_store_that_stays_away_is_told_in_the_end(
-    backend: ObjectBackend, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+async def test_an_upload_that_broke_off_is_tried_again_be_it_of_a_write_or_of_what_is_left_of_an_object(
+    store: MemoryStore, backend: ObjectBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(client: Client, path: str, data: Buffer) -> bool:
-        raise BackendError("connection refused")
+    create = Client.create
+    tried: list[str] = []
 
-    monkeypatch.setattr(Client, "create", refuse)
-    with pytest.raises(BackendError, match="refused"):
-        await backend.write("v", bytes(K), 0)
+    async def break_off_once(client: Client, path: str, data: Buffer) -> bool:
+        tried.append(path)
+        if tried.count(path) == 1:
+            raise BackendError("connection reset by peer")
+        return await create(client, path, data)
+
+    monkeypatch.setattr(Client, "create", break_off_once)
+    await backend.write("v", b"a" * 4 * K, 0)
+    await backend.discard("v", 3 * K, 0)
+    assert bytes(await backend.read("v", K, 3 * K)) == b"a" * K
+    assert tried == [name(0, 4 * K)] * 2 + [name(3 * K, K)] * 2
 
 
 async def test_a_volume_whose_making_was_answered_to_nobody_is_made(
