@@ -1,8 +1,9 @@
-"""Who has a volume open, as the volume itself says: for state directories that share a pool.
+"""Who has a volume open, and what it is, as the volume itself says: for state directories that share a pool.
 
 Within one state directory its records and locks say who has a volume. Where another one has the same pool - on another
 host, or because it was copied - only what is in the pool is seen by both: the manifest names the holder for as long as
 a volume is open for writing. It is believed as a lease is: as long as that process cannot be seen to have ended.
+Beside it stands the volume's record, for whoever has none (`importing`).
 """
 
 import os
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import msgspec
 
+from fusevol.api import Volume
+from fusevol.driver.records import about
 from fusevol.errors import VolumeAttachedOnRemoteNode, VolumeBusy
 from fusevol.log import Claim
 from fusevol.store.processes import Life, Process
 
-__all__ = ["claim"]
+__all__ = ["claim", "held_by"]
 
 
 class _Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +31,26 @@ class _Holder(msgspec.Struct, frozen=True, kw_only=True):
         return (self.place, self.process.machine) == (other.place, other.process.machine)
 
 
-def claim(volume_id: str, process: Process, home: Path, *, force: bool) -> Claim:
+def _holder(text: str) -> _Holder | None:
+    """None for one of a later version."""
+    try:
+        return msgspec.json.decode(text, type=_Holder)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _told(holder: _Holder | None) -> tuple[Life, str]:
+    if holder is None:
+        return Life.UNKNOWN, "another process"
+    return holder.process.life, f"{holder.process} with the state directory {holder.home}"
+
+
+def held_by(text: str) -> tuple[Life, str]:
+    """Whether the holder that a manifest names still runs, and what errors call it. Nobody is gone."""
+    return _told(_holder(text)) if text else (Life.GONE, "")
+
+
+def claim(volume: Volume, process: Process, home: Path, *, force: bool) -> Claim:
     """The claim of a process of a state directory. force: on what a process holds that cannot be seen from here, too.
 
     It is refused with VolumeBusy, or VolumeAttachedOnRemoteNode where the holder cannot be seen.
@@ -37,21 +59,16 @@ def claim(volume_id: str, process: Process, home: Path, *, force: bool) -> Claim
     own = _Holder(process=process, home=str(home), place=f"{there.st_dev}:{there.st_ino}")
 
     def admit(text: str) -> None:
-        try:
-            holder = msgspec.json.decode(text, type=_Holder)
-        except msgspec.MsgspecError:
-            # Of a later version.
-            life, by = Life.UNKNOWN, "another process"
-        else:
-            if holder.shares_records_with(own):
-                return
-            life, by = holder.process.life, f"{holder.process} with the state directory {holder.home}"
+        holder = _holder(text)
+        if holder and holder.shares_records_with(own):
+            return
+        life, by = _told(holder)
         if life is Life.RUNS:
-            raise VolumeBusy(f'volume "{volume_id}" is in use by {by}', hint="unmount it there")
+            raise VolumeBusy(f'volume "{volume.id}" is in use by {by}', hint="unmount it there")
         if life is Life.UNKNOWN and not force:
             raise VolumeAttachedOnRemoteNode(
-                f'volume "{volume_id}" is in use by {by}, which cannot be seen from here',
-                hint=f"unmount it there; or if that has ended for sure: fusevol mount --force {volume_id} PATH",
+                f'volume "{volume.id}" is in use by {by}, which cannot be seen from here',
+                hint=f"unmount it there; or if that has ended for sure: fusevol mount --force {volume.id} PATH",
             )
 
-    return Claim(msgspec.json.encode(own).decode(), admit)
+    return Claim(msgspec.json.encode(own).decode(), admit, about(volume))

@@ -222,7 +222,7 @@ class Context:
     def _claim(self, volume: Volume, *, force: bool = False) -> "Claim":
         from fusevol.driver.claims import claim
 
-        return claim(volume.id, self.store.owner, self.home.path, force=force)
+        return claim(volume, self.store.owner, self.home.path, force=force)
 
     async def refuse_if_claimed(self, volume: Volume, *, force: bool = False) -> None:
         """Raise VolumeBusy or VolumeAttachedOnRemoteNode for a volume that another state directory has open.

@@ -31,10 +31,11 @@ from fusevol.driver.contents import Contents
 from fusevol.driver.context import Context, pool_of
 from fusevol.driver.control import Control
 from fusevol.driver.deleting import Deleting
+from fusevol.driver.importing import Importing
 from fusevol.driver.mounting import Mounting, absolute
 from fusevol.driver.rawbytes import RawBytes
 from fusevol.driver.reconciliation import Reconciled, reconcile
-from fusevol.driver.records import as_before, available, in_pool, inherited
+from fusevol.driver.records import about, as_before, available, in_pool, inherited
 from fusevol.driver.snapshots import Snapshots
 from fusevol.driver.specs import check_labels, check_spec, followed
 from fusevol.driver.statistics import Statistics
@@ -81,6 +82,7 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
         self.upkeep = Upkeep(self.context, self.snapshots)
         self.contents = Contents(self.context, self.upkeep)
         self.mounting = Mounting(self.context)
+        self.importing = Importing(self.context, self.snapshots)
         self.deleting = Deleting(self.context, self.snapshots)
 
     async def __aenter__(self) -> "LocalDriver":
@@ -199,13 +201,13 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
             await self.store.create_vol(record)
             try:
                 if parent is None:
-                    await create_volume(backend, record.id)
+                    await create_volume(backend, record.id, about(record))
                 else:
                     origin = parent.source.parent if parent.is_snapshot else parent.id
                     snapshot = parent.locator.name
                     if not parent.is_snapshot:
                         snapshot = await self.snapshots.take_for_clone(parent.id, record.id)
-                    await clone_volume(backend, origin, snapshot, record.id)
+                    await clone_volume(backend, origin, snapshot, record.id, about(record))
                 await self.context.change(record.id, available)
             except BaseException as error:
                 with trio.CancelScope(shield=True):

@@ -112,7 +112,7 @@ async def serve_mount(arguments: Arguments, ready: Callable[[], None]) -> None:
             await serve_volume(
                 context.backend_of(record), volume_id, Path(path), name=name, ready=ready, size=record.spec.size,
                 control=control, options=mounting, outside=_Record(context, volume_id, server),
-                claim=claim(volume_id, server, context.home.path, force=bool(arguments.get("force"))),
+                claim=claim(record, server, context.home.path, force=bool(arguments.get("force"))),
             )  # fmt: skip
         except FusevolError as error:
             failure = str(error)

@@ -10,9 +10,18 @@ from fusevol.api import Volume, VolumeState
 from fusevol.driver import snapmounts
 from fusevol.driver.attachment import believed
 from fusevol.driver.context import Context, pool_of
+from fusevol.driver.importing import unrecorded
 from fusevol.driver.mounts import is_ours, mount_at
 from fusevol.driver.snapshots import Snapshots
-from fusevol.errors import CorruptData, FusevolError, NotSupported, ReadOnly, VolumeBusy, VolumeNotFound
+from fusevol.errors import (
+    CorruptData,
+    FusevolError,
+    NotSupported,
+    ReadOnly,
+    VolumeBusy,
+    VolumeHasSnapshots,
+    VolumeNotFound,
+)
 
 if TYPE_CHECKING:
     from fusevol.fs.findings import Finding
@@ -217,7 +226,9 @@ class Upkeep:
                 control = self._context.control(held)
                 for snapshot in await self._snapshots.of(held):
                     if await self._snapshots.is_stale(snapshot):
-                        await self._snapshots.delete(held, snapshot.locator.name)
+                        # Not that of a clone which has no record here, and its data all the same.
+                        with suppress(VolumeHasSnapshots):
+                            await self._snapshots.delete(held, snapshot.locator.name)
                 backend = self._context.backend_of(held)
                 before = await backend.used_size(held.id)
                 if control:
@@ -271,7 +282,9 @@ class Upkeep:
         for pool in pools:
             if pool.error:
                 problems.append(f'pool "{pool.name}": {pool.error}')
-            problems += [f'pool "{pool.name}": data of {orphan} has no record here' for orphan in pool.orphans]
+            if pool.orphans:
+                what = f"{len(pool.orphans)} volumes" if len(pool.orphans) > 1 else f'volume "{pool.orphans[0]}"'
+                problems.append(f'pool "{pool.name}": no record here of the data of {what}; see fusevol import')
         return Overview(
             home=str(context.home.path),
             version=__version__,
@@ -297,14 +310,10 @@ class Upkeep:
             volumes=sum(pool_of(volume) == name for volume in volumes),
         )
         try:
-            data = await self._context.backend(name).list()
+            orphans = await unrecorded(self._context, name, known=[volume.id for volume in volumes])
         except FusevolError as error:
             return msgspec.structs.replace(state, error=str(error).removeprefix(f'pool "{name}": '))
-        known = {volume.id for volume in volumes}
-        # Records may have been made since `volumes` was read.
-        candidates = [volume_id for volume_id in data if volume_id not in known]
-        known |= {volume.id for volume in await self._context.store.inspect(candidates)}
-        return msgspec.structs.replace(state, orphans=tuple(name for name in candidates if name not in known))
+        return msgspec.structs.replace(state, orphans=tuple(orphans))
 
 
 def _key(damage: "Damage") -> tuple[int, int, str]:

@@ -13,8 +13,18 @@ from fusevol.driver.specs import own_labels
 
 if TYPE_CHECKING:
     from fusevol.driver import LocalDriver
+    from fusevol.driver.importing import Importable
 
-__all__ = ["SnapshotObject", "VolumeObject", "display_name", "kind_of", "snapshot_object", "volume_object"]
+__all__ = [
+    "ImportObject",
+    "SnapshotObject",
+    "VolumeObject",
+    "display_name",
+    "import_object",
+    "kind_of",
+    "snapshot_object",
+    "volume_object",
+]
 
 
 class LeaseObject(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +76,18 @@ class SnapshotObject(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     mounted_on: list[str]
     schedule: str | None
+
+
+class ImportObject(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume that can be imported, or was."""
+
+    id: str
+    name: str
+    pool: str
+    size: int
+    created: str | None
+    held_by: str
+    problem: str
 
 
 def time_text(time: datetime) -> str:
@@ -166,4 +188,19 @@ def snapshot_object(volume: Volume, snapshot: Volume) -> SnapshotObject:
         labels=own_labels(snapshot),
         mounted_on=list(snapshot.attach_path),
         schedule=snapshot.locator.volume_labels.get(SCHEDULE_LABEL),
+    )
+
+
+def import_object(item: "Importable", *, name: str | None = None, problem: str | None = None) -> ImportObject:
+    """The object of a volume that can be imported; or, with a name or a problem, that was or was not."""
+    record = item.record
+    return ImportObject(
+        id=item.id,
+        name=item.name if name is None else name,
+        pool=item.pool,
+        size=record.spec.size if record else 0,
+        created=time_text(record.ctime) if record else None,
+        held_by=item.held_by,
+        # Having a name, one that is damaged can be imported: what is wrong with it then is for the list.
+        problem=item.problem if name is None and problem is None else problem or "",
     )

@@ -6,7 +6,7 @@ state durable), `recovery` (rolling forward), `appender` (the head of the log), 
 map, stored and live, and who holds what), `attachment` (the manifest), `space` (what is free).
 """
 
-from fusevol.log.attachment import Claim
+from fusevol.log.attachment import Claim, check_ready, read_manifest
 from fusevol.log.lifecycle import clone_volume, create_volume, delete_volume, empty_volume, holder_of, open_volume
 from fusevol.log.options import LogOptions
 from fusevol.log.records import Snapshot
@@ -26,10 +26,12 @@ __all__ = [
     "SnapshotUsage",
     "SnapshotView",
     "Usage",
+    "check_ready",
     "clone_volume",
     "create_volume",
     "delete_volume",
     "empty_volume",
     "holder_of",
     "open_volume",
+    "read_manifest",
 ]

@@ -76,11 +76,13 @@ class Claim(NamedTuple):
     """For whom a volume is attached.
 
     holder: who that is; it stands in the manifest for as long as the volume is attached. admit: called with what
-    stands there of somebody else; raises where that must not be taken over.
+    stands there of somebody else; raises where that must not be taken over. about: what is to be said of the volume
+    from now on, "" to leave it as it is.
     """
 
     holder: str
     admit: Callable[[str], None]
+    about: str = ""
 
 
 class Diverged(BackendError):
@@ -111,12 +113,15 @@ class Attachment:
         Raises what `claim` does, having changed nothing.
         """
         writer, holder = secrets.token_hex(8), claim.holder if claim else msgspec.UNSET
+        about = claim.about if claim else ""
 
         def take(manifest: Manifest) -> Manifest:
             check_ready(manifest, volume_id)
             if claim and manifest.holder:
                 claim.admit(manifest.holder)
-            return msgspec.structs.replace(manifest, epoch=_next(manifest, volume_id), writer=writer, holder=holder)
+            return msgspec.structs.replace(
+                manifest, epoch=_next(manifest, volume_id), writer=writer, holder=holder, about=about or manifest.about
+            )
 
         return cls(backend, volume_id, *await update_manifest(backend, volume_id, take))
 

@@ -39,10 +39,11 @@ _READ_RETRIES = 5
 _SWEPT = 8
 
 
-async def create_volume(backend: Backend, volume_id: str) -> None:
-    """Make an empty volume. Raises AlreadyExists, InvalidArgument, BackendError."""
+async def create_volume(backend: Backend, volume_id: str, about: str = "") -> None:
+    """Make an empty volume. about: as `Manifest.about`. Raises AlreadyExists, InvalidArgument, BackendError."""
     await backend.create(volume_id)
-    await backend.put_manifest(volume_id, Manifest(uuid=secrets.token_hex(16)).to_bytes(), NO_VERSION)
+    manifest = Manifest(uuid=secrets.token_hex(16), about=about or msgspec.UNSET)
+    await backend.put_manifest(volume_id, manifest.to_bytes(), NO_VERSION)
 
 
 async def empty_volume(backend: Backend, volume_id: str) -> None:
@@ -50,27 +51,28 @@ async def empty_volume(backend: Backend, volume_id: str) -> None:
 
     Its epochs go on, so that whoever had it attached before is fenced as ever. Raises as `delete_volume`.
     """
-    epoch = 0
+    new = Manifest(uuid=secrets.token_hex(16))
     with suppress(VolumeNotFound, CorruptData):
-        epoch = (await read_manifest(backend, volume_id))[0].epoch
+        old, _ = await read_manifest(backend, volume_id)
+        new = msgspec.structs.replace(new, epoch=old.epoch, about=old.about)
     with suppress(VolumeNotFound):
         await delete_volume(backend, volume_id)
     await backend.create(volume_id)
-    await backend.put_manifest(volume_id, Manifest(uuid=secrets.token_hex(16), epoch=epoch).to_bytes(), NO_VERSION)
+    await backend.put_manifest(volume_id, new.to_bytes(), NO_VERSION)
 
 
-async def clone_volume(backend: Backend, parent: str, snapshot: str, volume_id: str) -> None:
+async def clone_volume(backend: Backend, parent: str, snapshot: str, volume_id: str, about: str = "") -> None:
     """Make a writable volume that starts as a snapshot of another, in the same backend.
 
-    Independent of the snapshot's size; the parent may be attached and busy. Raises VolumeNotFound,
-    SnapshotNotFound, AlreadyExists, BackendError, CorruptData.
+    Independent of the snapshot's size; the parent may be attached and busy. about: as `Manifest.about`. Raises
+    VolumeNotFound, SnapshotNotFound, AlreadyExists, BackendError, CorruptData.
     """
     manifest, history = await _read_history(backend, parent)
     origin = history.find(snapshot, parent)
     ancestors = manifest.origin.ancestors if manifest.origin else ()
     own = Ancestor(epoch=max(origin.node_position, origin.position) >> INDEX_BITS, volume_id=parent)
     clone = Manifest(
-        uuid=secrets.token_hex(16), epoch=own.epoch, state="pending",
+        uuid=secrets.token_hex(16), epoch=own.epoch, state="pending", about=about or msgspec.UNSET,
         origin=Origin(
             parent=parent, snapshot=origin.id, root=origin.root, mapped=origin.mapped, ancestors=(*ancestors, own)
         ),

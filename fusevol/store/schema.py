@@ -130,5 +130,6 @@ def corrupt(path: str, reason: str) -> CorruptData:
     """The error for a database whose bytes make no sense."""
     return CorruptData(
         f"the records in {path} are damaged: {reason}",
-        hint=f"the data of the volumes is elsewhere, and not affected; put {Path(path).name} back from a backup",
+        hint=f"the data of the volumes is elsewhere, and not affected; put {Path(path).name} back from a backup, "
+        "or move it away and have the records made anew: fusevol import --all",
     )

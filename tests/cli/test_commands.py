@@ -140,6 +140,37 @@ def test_drivers_are_listed_as_documented(fusevol: Fusevol) -> None:
     assert [line.split()[0] for line in fusevol("driver", "ls").splitlines()] == ["NAME", "local", "nope"]
 
 
+def test_volumes_whose_records_are_lost_are_listed_and_imported(fusevol: Fusevol) -> None:
+    for name in ("web", "shop", "shop"):
+        made = fusevol.json("create", name, "--size", "1G")
+        fusevol("snapshot", f"{name}@s")
+        for path in fusevol.home.glob("fusevol.db*"):
+            path.unlink()
+    listed = fusevol.json("import")
+    assert [item["name"] for item in listed] == ["web", "shop", "shop"]
+    assert listed[-1] == {
+        "id": made["id"], "name": "shop", "pool": "default", "size": 1 << 30, "created": made["created"],
+        "held_by": "", "problem": "",
+    }  # fmt: skip
+    lines = [re.split(r"  +", line) for line in fusevol("import").splitlines()]
+    assert lines[0] == ["ID", "NAME", "POOL", "SIZE", "CREATED", "IN USE BY", "PROBLEM"]
+    assert lines[1][1:4] == ["web", "default", "1 GiB"]
+    said = 'fusevol: 2 volumes were called "shop"\nhint: say the id of one, as fusevol import lists it\n'
+    assert fusevol.call("import", "shop") == (2, "", said)
+    assert fusevol.call("import", "nope").err.startswith('fusevol: no pool has a volume "nope" without a record here\n')
+    assert fusevol.call("import", "web", "--all").status == 2
+    assert fusevol.call("import", "--pool", "nope").status == 2
+    done = fusevol.call("import", "--all")
+    assert done.status == 1
+    assert done.out == "".join(f'volume "{name}" is imported from pool "default"\n' for name in ("web", "shop"))
+    assert done.err == 'fusevol: volume "shop" is not imported: volume "shop" exists already\n'
+    assert fusevol("import", made["id"], "other") == 'volume "other" is imported from pool "default"\n'
+    assert [(volume["name"], volume["snapshots"]) for volume in fusevol.json("ls")] == [
+        ("other", 1), ("shop", 1), ("web", 1),
+    ]  # fmt: skip
+    assert fusevol.json("import", "--all") == []
+
+
 def test_scripts_for_completion_are_printed(real: Fusevol) -> None:
     for shell in ("bash", "zsh", "fish"):
         assert "_FUSEVOL_COMPLETE" in real("completion", shell)

@@ -47,8 +47,11 @@ def test_programs_work_and_find_it_all_again_on_another_machine(volume: Volume) 
     volume.fusevol("snapshot", f"{volume.name}@before")
     (volume.path / "big").unlink()
     volume.umount()
-    # A machine that has the records, and no cache.
+    # A machine that has the same pool, and neither records nor cache.
     shutil.rmtree(_cache(volume))
+    for path in volume.home.glob("fusevol.db*"):
+        path.unlink()
+    volume.fusevol("import", volume.name)
     volume.mount()
     volume.fusevol("restore", f"{volume.name}@before")
     assert (volume.path / "big").read_bytes() == big

@@ -105,7 +105,7 @@ async def test_what_a_process_that_cannot_be_seen_has_open_is_taken_by_force_and
     first: LocalDriver, second: LocalDriver, web: str, tmp_path: Path
 ) -> None:
     backend = first.context.backend("shared")
-    mine = claim(web, CONTAINED, tmp_path / "first", force=False)
+    mine = claim(await first.store.get_vol(web), CONTAINED, tmp_path / "first", force=False)
 
     async def write() -> None:
         async with open_volume(backend, web, claim=mine) as log:
@@ -131,7 +131,8 @@ async def test_what_a_process_that_cannot_be_seen_has_open_is_taken_by_force_and
 async def test_within_one_state_directory_the_records_decide(first: LocalDriver, web: str, tmp_path: Path) -> None:
     """Whoever stands in the manifest there lost the volume by its record or lock already."""
     backend = first.context.backend("shared")
-    async with open_volume(backend, web, claim=claim(web, CONTAINED, tmp_path / "first", force=False)) as log:
+    mine = claim(await first.store.get_vol(web), CONTAINED, tmp_path / "first", force=False)
+    async with open_volume(backend, web, claim=mine) as log:
         log.abandon()
     assert await holder_of(backend, web) != ""
     await first.snapshot(web, readonly=True, locator=VolumeLocator(name="a"))
@@ -139,7 +140,8 @@ async def test_within_one_state_directory_the_records_decide(first: LocalDriver,
 
 
 async def test_a_holder_of_a_later_version_is_not_guessed_at(second: LocalDriver, web: str, tmp_path: Path) -> None:
-    own = claim(web, Process.current(), tmp_path / "second", force=False)
+    record = await second.store.get_vol(web)
+    own = claim(record, Process.current(), tmp_path / "second", force=False)
     with pytest.raises(VolumeAttachedOnRemoteNode, match="another process, which cannot be seen"):
         own.admit('{"version":9}')
-    claim(web, Process.current(), tmp_path / "second", force=True).admit('{"version":9}')
+    claim(record, Process.current(), tmp_path / "second", force=True).admit('{"version":9}')

@@ -408,7 +408,7 @@ async def test_the_overview_names_what_nobody_has_a_record_of(driver: LocalDrive
     await driver.context.backend("default").create("stray")
     overview = await driver.upkeep.overview()
     assert (overview.volumes, overview.snapshots, overview.mounted) == (1, 0, 0)
-    assert 'pool "default": data of stray has no record here' in overview.problems
+    assert 'pool "default": no record here of the data of volume "stray"; see fusevol import' in overview.problems
     assert any(problem.startswith('pool "wrong": ') for problem in overview.problems)
     assert dict(await driver.status())["volumes"] == "1"
 

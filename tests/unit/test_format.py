@@ -47,7 +47,7 @@ async def sealed_volume() -> MemoryBackend:
     """The worked example: a new volume, first attach, 8 KiB written at 4096, flushed; then the process dies."""
     backend = MemoryBackend()
     await create_volume(backend, "v")
-    async with open_volume(backend, "v", options=QUIET, claim=Claim("me", lambda _: None)) as volume:
+    async with open_volume(backend, "v", options=QUIET, claim=Claim("me", lambda _: None, "mine")) as volume:
         await volume.write(block_bytes(1) + block_bytes(2), 4096)
         await volume.flush()
         volume.abandon()

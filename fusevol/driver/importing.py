@@ -1,0 +1,140 @@
+"""Volumes whose data is in a pool and whose records are not here: lost, or in a state directory of another host.
+
+Whoever attaches a volume leaves its record in the manifest, as it is then. So records can be made from the pools
+alone; those of snapshots come from the log as ever.
+"""
+
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import msgspec
+
+from fusevol.api import Volume, VolumeLocator, check_name, from_json
+from fusevol.driver.claims import held_by
+from fusevol.driver.context import Context
+from fusevol.driver.records import available, in_pool, lasting
+from fusevol.driver.snapshots import Snapshots
+from fusevol.errors import (
+    AlreadyExists,
+    CorruptData,
+    FusevolError,
+    InvalidArgument,
+    NotSupported,
+    VolumeBusy,
+    VolumeNotFound,
+)
+from fusevol.store import Life
+
+__all__ = ["Importable", "Importing", "unrecorded"]
+
+#: For what does not say when it was made.
+_LAST = datetime.max.replace(tzinfo=UTC)
+
+
+class Importable(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume in a pool that has no record here.
+
+    name: what it was called when it was last attached, "" where it does not say. record: that it had then, None where
+    it does not say. held_by: who has it open for writing, as far as can be seen, in words; "" for nobody. in_use: that
+    is a process of this host, and runs. problem: what is wrong with it, in one line; "" for nothing.
+    """
+
+    id: str
+    pool: str
+    name: str = ""
+    record: Volume | None = None
+    held_by: str = ""
+    in_use: bool = False
+    problem: str = ""
+
+
+async def unrecorded(context: Context, pool: str, known: Sequence[str] = ()) -> list[str]:
+    """Ids of what is in a pool and has no record. known: of some that have. Raises as `Backend.list` does."""
+    there = set(await context.backend(pool).list()) - set(known)
+    return sorted(there - {volume.id for volume in await context.store.inspect(sorted(there))})
+
+
+class Importing:
+    """Makes records, in one state directory, of volumes that are in its pools."""
+
+    def __init__(self, context: Context, snapshots: Snapshots) -> None:
+        self._context = context
+        self._snapshots = snapshots
+
+    async def found(self, pool: str = "") -> list[Importable]:
+        """What there is to import, the oldest first; in one pool, or in all of them.
+
+        Raises BackendError where a pool does not answer, InvalidArgument where there is none of that name.
+        """
+        pools = [pool] if pool else list(self._context.home.config.pools)
+        found = [
+            await self._look(volume_id, name) for name in pools for volume_id in await unrecorded(self._context, name)
+        ]
+        # So a clone comes after what it is a clone of.
+        return sorted(found, key=lambda item: (item.record.ctime if item.record else _LAST, item.id))
+
+    async def _look(self, volume_id: str, pool: str) -> Importable:
+        from fusevol.log import check_ready, read_manifest
+
+        found = Importable(id=volume_id, pool=pool)
+        if not _is_uuid(volume_id):
+            return msgspec.structs.replace(found, problem="no driver made it: its id is no UUID")
+        try:
+            manifest, _ = await read_manifest(self._context.backend(pool), volume_id)
+            life, by = held_by(manifest.holder or "")
+            found = msgspec.structs.replace(found, in_use=life is Life.RUNS, held_by="" if life is Life.GONE else by)
+            check_ready(manifest, volume_id)
+            if not manifest.about:
+                return msgspec.structs.replace(found, problem="it does not say what it was called")
+            record = from_json(manifest.about, Volume)
+        except (CorruptData, NotSupported, InvalidArgument, VolumeNotFound) as error:
+            return msgspec.structs.replace(found, problem=str(error))
+        return msgspec.structs.replace(found, name=record.locator.name, record=record)
+
+    async def import_volume(self, found: Importable, name: str = "") -> Volume:
+        """Make the record of a volume that was found; return it. Its data is not touched.
+
+        name: what it is to be called; otherwise as it was. One with a problem can be imported as well, to be looked at
+        or deleted.
+
+        Raises AlreadyExists where it has a record by now, or another volume has that name, InvalidArgument where it
+        needs a name, or no driver made it, VolumeBusy while a process of this host has it open.
+        """
+        if found.in_use:
+            raise VolumeBusy(f'volume "{found.name}" is in use by {found.held_by}', hint="unmount it there")
+        record = _record(found, name)
+        async with self._context.lock(record):
+            if await self._context.store.inspect([found.id]):
+                raise AlreadyExists(f'volume "{found.id}" has a record already')
+            await self._context.store.create_vol(record)
+        # Who looks at them makes their records as well; here it is for `ls` to count them.
+        with suppress(FusevolError):
+            await self._snapshots.of(record)
+        return record
+
+
+def _record(found: Importable, name: str) -> Volume:
+    """The record that a volume is to have here. Where its parent has none, that may still come."""
+    if not _is_uuid(found.id):
+        raise InvalidArgument(f'"{found.id}" cannot be imported: {found.problem}')
+    if name:
+        check_name(name, "volume")
+    elif found.record is None:
+        hint = f"fusevol import {found.id} NAME"
+        raise InvalidArgument(f'volume "{found.id}" needs a name: {found.problem}', hint=hint)
+    if found.record is None:
+        record = Volume(id=found.id, locator=VolumeLocator(name=name), ctime=datetime.now(UTC))
+    else:
+        record = lasting(found.record)
+        locator = msgspec.structs.replace(record.locator, name=name or record.locator.name)
+        record = msgspec.structs.replace(record, id=found.id, locator=locator)
+    return in_pool(available(record), found.pool)
+
+
+def _is_uuid(text: str) -> bool:
+    """Whether the driver can have made a volume of that id: those of its snapshots come from it."""
+    with suppress(ValueError):
+        return str(uuid.UUID(text)) == text
+    return False
