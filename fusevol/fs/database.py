@@ -220,6 +220,14 @@ class Database:
         """
         self._vfs.write_out(*[(_superblock(), 0)] if first else [])
 
+    def give_back(self, *, all_of_it: bool) -> bool:
+        """Give back the space of what was deleted, if it is much; whether to come again soon, for more.
+
+        all_of_it: if it is little as well. To be called after `write_out`, before the barrier, without an await.
+        """
+        self._due = self._vfs.give_back(all_of_it=all_of_it)
+        return self._due
+
     @property
     def pages(self) -> int:
         """How many blocks it has in use, as of the last commit."""

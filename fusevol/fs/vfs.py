@@ -12,16 +12,20 @@ from collections import Counter
 from types import TracebackType
 
 import apsw
+import numpy as np
 
 from fusevol.errors import BackendError, CorruptData, FusevolError
+from fusevol.fs.freepages import FREE_COUNT_AT, PAGE_COUNT_AT, free_leaves, number
 from fusevol.fs.layout import BLOCK, DATABASE
 from fusevol.log import LogVolume, SnapshotView
 
 __all__ = ["Absent", "Fetches", "VolumeVFS"]
 
-#: In the header of SQLite's first page: how many there are, and how many of them are free.
-_PAGE_COUNT_AT = 28
-_FREE_COUNT_AT = 36
+#: So many free pages keep their blocks, or an eighth of those in use if that is more: they will be used again.
+_KEPT = 1024
+_KEPT_SHIFT = 3
+#: With one commit the blocks of so many runs of pages are given back. It does not wait, and others wait for it.
+_RUNS = 2048
 
 
 class Absent(FusevolError):
@@ -65,7 +69,7 @@ class VolumeVFS(apsw.VFS):
     error: what the last failed call of the volume raised; SQLite itself only reports an I/O error. hurried: what is not
     at hand is not waited for, but for what is `fetched`: offsets, and for how many requests that are being served.
     committed: pages of commits by their offsets, that are still to be handed to the log. pages: how many are in use, as
-    of the last commit.
+    of the last commit; free: how many are not.
     """
 
     def __init__(self, volume: LogVolume | SnapshotView) -> None:
@@ -75,7 +79,9 @@ class VolumeVFS(apsw.VFS):
         self.hurried = False
         self.fetched: Counter[int] = Counter()
         self.committed: dict[int, bytes] = {}
-        self.pages = 0
+        self.pages = self.free = 0
+        #: How many of the free pages are known to have no block.
+        self._bare = 0
         super().__init__(self.name, base="", maxpathname=64)
 
     def xOpen(self, name: object, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
@@ -97,6 +103,35 @@ class VolumeVFS(apsw.VFS):
                 raise CorruptData("the metadata cannot be written: the map is damaged", hint="check the volume")
         self.committed = {}
 
+    def give_back(self, *, all_of_it: bool = False) -> bool:
+        """Give back the blocks of free pages, where these are many; whether to come again soon. All is written out.
+
+        all_of_it: of the few as well. To be called right before a barrier, with no await between: as of that barrier
+        what is free now is so. What is not at hand is given back another time.
+        """
+        self._bare = min(self._bare, self.free)
+        kept = 0 if all_of_it else max(_KEPT, self.pages >> _KEPT_SHIFT)
+        volume = self.volume
+        if self.free - self._bare <= kept or self.committed or not isinstance(volume, LogVolume):
+            return False
+        with volume.keeping() if volume.traits.remote else volume.blocking():
+            leaves = free_leaves(self._page)
+            if leaves is None:
+                return False
+            runs, done = volume.discard_nowait(leaves + np.uint64(DATABASE // BLOCK - 1), _RUNS)
+        if done:
+            self._bare = self.free
+        return runs > 0 and not done
+
+    def _page(self, page: int) -> bytes | None:
+        data = self.volume.read_nowait(BLOCK, DATABASE + (page - 1) * BLOCK)
+        return None if data is None else bytes(data)
+
+    def note(self, head: bytes) -> None:
+        """Know how many pages there are, and are free, by the first one."""
+        self.free = number(head, FREE_COUNT_AT)
+        self.pages = number(head, PAGE_COUNT_AT) - self.free
+
     def xAccess(self, pathname: str, flags: int) -> bool:  # noqa: N802
         return False
 
@@ -113,8 +148,8 @@ class _File:
     def __init__(self, vfs: VolumeVFS) -> None:
         self._vfs = vfs
         head = self.xRead(100, 0)
-        self._size = _number(head, _PAGE_COUNT_AT) * BLOCK
-        vfs.pages = _in_use(head)
+        self._size = number(head, PAGE_COUNT_AT) * BLOCK
+        vfs.note(head)
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
         vfs, volume = self._vfs, self._vfs.volume
@@ -138,7 +173,7 @@ class _File:
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
         self._vfs.committed[offset] = bytes(data)
         if not offset:
-            self._vfs.pages = _in_use(data)
+            self._vfs.note(data)
         self._size = max(self._size, offset + len(data))
 
     def xTruncate(self, size: int) -> None:  # noqa: N802
@@ -169,11 +204,3 @@ class _File:
 
     def xClose(self) -> None:  # noqa: N802
         """Nothing is held."""
-
-
-def _number(head: bytes, at: int) -> int:
-    return int.from_bytes(head[at : at + 4], "big")
-
-
-def _in_use(head: bytes) -> int:
-    return _number(head, _PAGE_COUNT_AT) - _number(head, _FREE_COUNT_AT)

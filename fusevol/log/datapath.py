@@ -306,6 +306,25 @@ class DataPath:
         log.open.discard(block, count)
         return True
 
+    def discard_nowait(self, blocks: Words, most: int) -> tuple[int, bool]:
+        """Discard those of `blocks`, sorted, that are mapped; how many runs of them, and whether that was all.
+
+        It ends after `most` runs, and where it would have to wait. Raises as `write` does.
+        """
+        log, runs = self._writable(), 0
+        for index in np.unique(blocks >> np.uint64(FANOUT_BITS)).tolist():
+            leaf = self.live.leaf_nowait(index)
+            if leaf is None:
+                return runs, False
+            low, high = np.searchsorted(blocks, [index << FANOUT_BITS, (index + 1) << FANOUT_BITS]).tolist()
+            mine = blocks[low:high]
+            mapped = mine[leaf.words[mine & np.uint64(FANOUT - 1)] != 0]
+            for run in np.split(mapped, np.flatnonzero(np.diff(mapped) > 1) + 1) if len(mapped) else ():
+                if runs == most or not log.open.room() or not self._discard_in(log, index, int(run[0]), len(run)):
+                    return runs, False
+                runs += 1
+        return runs, True
+
     # -- for recovery and commits -----------------------------------------------------------------
 
     async def replay(self, start: int, count: int, address: int, sums: list[int]) -> None:

@@ -37,7 +37,7 @@ class LogVolume(VolumeContents):
     """An open volume. Made by `open_volume`; not to be used after it.
 
     See `VolumeContents` for what it can be asked, and `DataPath` for `write`, `discard`, `write_nowait`,
-    `write_all_nowait` and `throttle`.
+    `write_all_nowait`, `discard_nowait` and `throttle`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class LogVolume(VolumeContents):
             self._committer = Committer(log, attachment, reader, cache, state)
         path = self.path
         self.write, self.write_nowait, self.write_all_nowait = path.write, path.write_nowait, path.write_all_nowait
-        self.throttle, self.discard = path.throttle, path.discard
+        self.throttle, self.discard, self.discard_nowait = path.throttle, path.discard, path.discard_nowait
 
     def check(self) -> None:
         """Raise what the next write would be refused with, if so."""

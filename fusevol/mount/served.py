@@ -212,9 +212,7 @@ class Served:
         """Give back all dead space there is. Raises VolumeBusy while changes are held back, and as `flush`."""
         async with self._changing:
             self._refuse_if_quiesced()
-            # What files let go of is dead once the commit that says so is durable.
-            await self.nodes.filesystem.sync()
-            await self.volume.reclaim()
+            await self.nodes.filesystem.reclaim()
 
     # -- snapshots in the mount -------------------------------------------------------------------
 
