@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from fusevol.errors import InvalidArgument
 
-__all__ = ["VolumeRef", "check_name", "parse_volume_ref"]
+__all__ = ["VolumeRef", "by_name", "check_name", "parse_volume_ref"]
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 
@@ -35,6 +35,11 @@ def check_name(name: str, what: str = "name") -> str:
         f"{what} {shown!r} is not a valid name",
         hint="use 1 to 128 letters, digits, '_', '.' and '-', starting with a letter or digit",
     )
+
+
+def by_name(text: str, volume_id: str, name: str) -> str:
+    """A text that names a volume by its id, with its name instead. Where the id is in a path, it is a directory's."""
+    return re.sub(rf"(?<![/\w]){re.escape(volume_id)}(?!/)", lambda _: name, text)
 
 
 def parse_volume_ref(text: str) -> VolumeRef:

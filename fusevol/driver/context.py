@@ -1,6 +1,5 @@
 """What the parts of the driver share: the records, the backends, and a volume held for one operation."""
 
-import re
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -11,6 +10,7 @@ import msgspec
 import trio
 
 from fusevol.api import Volume, VolumeState
+from fusevol.api.names import by_name
 from fusevol.driver.attachment import believed, detached, is_mounted, lease_of, refuse_if_elsewhere, server_of
 from fusevol.driver.control import Control
 from fusevol.driver.mounts import take_away
@@ -344,7 +344,6 @@ def named(volume: Volume) -> Iterator[None]:
         yield
     except FusevolError as error:
         if volume.locator.name and volume.id in str(error):
-            # Where it is in a path, it is the name of a directory.
-            error.args = (re.sub(rf"(?<![/\w]){volume.id}(?!/)", volume.locator.name, str(error)),)
+            error.args = (by_name(str(error), volume.id, volume.locator.name),)
             error.hint = error.hint and error.hint.replace(volume.id, volume.locator.name)
         raise

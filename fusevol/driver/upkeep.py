@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
+import trio
 
 from fusevol.api import Volume, VolumeState
 from fusevol.driver import snapmounts
@@ -278,7 +279,7 @@ class Upkeep:
             for path in record.attach_path
             if path not in snapmounts.servers(record) and is_ours(mount_at(path))
         ]
-        pools = [await self._pool(name, volumes) for name in context.home.config.pools]
+        pools = await self._pools(volumes)
         for pool in pools:
             if pool.error:
                 problems.append(f'pool "{pool.name}": {pool.error}')
@@ -299,7 +300,20 @@ class Upkeep:
     async def pools(self) -> list[PoolState]:
         """The pools that are configured."""
         volumes = [volume for volume, _ in await self._context.store.volumes()]
-        return [await self._pool(name, volumes) for name in self._context.home.config.pools]
+        return await self._pools(volumes)
+
+    async def _pools(self, volumes: list[Volume]) -> list[PoolState]:
+        """All of them, as they are configured. Asked at once: who is away takes long to be given up."""
+        found: dict[str, PoolState] = {}
+
+        async def ask(name: str) -> None:
+            found[name] = await self._pool(name, volumes)
+
+        names = list(self._context.home.config.pools)
+        async with trio.open_nursery() as nursery:
+            for name in names:
+                nursery.start_soon(ask, name)
+        return [found[name] for name in names]
 
     async def _pool(self, name: str, volumes: list[Volume]) -> PoolState:
         pool = self._context.home.pool(name)

@@ -7,17 +7,18 @@ says up to when its times have been seen to.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
 import trio
 
+from fusevol.api.names import by_name
 from fusevol.errors import FusevolError, SnapshotNotFound, VolumeBusy, VolumeHasSnapshots
 from fusevol.log import Snapshot
 from fusevol.mount.schedule import SCHEDULE_LABEL, Schedule, utc_text
 from fusevol.mount.served import Served
-from fusevol.mount.settings import Outside, Settings
+from fusevol.mount.settings import Settings
 
 __all__ = ["Scheduler"]
 
@@ -32,12 +33,18 @@ _LOOK_SECONDS = 60.0
 class Scheduler:
     """The schedule of one mounted volume. A task has to be at `run`.
 
-    clock: seconds since 1970.
+    note: is told, in one line, why a snapshot that is due is not taken, and "" once it is. clock: seconds since 1970.
     """
 
-    def __init__(self, served: Served, outside: Outside, settings: Settings, clock: Callable[[], float] = time.time):
+    def __init__(
+        self,
+        served: Served,
+        note: Callable[[str], Awaitable[None]],
+        settings: Settings,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._served = served
-        self._outside = outside
+        self._note = note
         self._clock = clock
         self._schedule = settings.schedule
         #: By kind of rule, up to when its times have been seen to.
@@ -113,9 +120,12 @@ class Scheduler:
                 await self._retire(kind)
             except (FusevolError, OSError) as error:
                 reason = str(error) if isinstance(error, FusevolError) else error.strerror or str(error)
+                reason = by_name(reason, self._served.volume.volume_id, self._served.name)
                 failure = f"the {kind} snapshot of {utc_text(following)} could not be taken: {reason}"
                 self._retry_at = trio.current_time() + _RETRY_SECONDS
-        await self._note(failure)
+        before, self.error = self.error, failure
+        if failure != before:
+            await self._note(failure)
 
     async def _take(self, kind: str, now: float) -> None:
         """Take a snapshot of a kind, unless nothing was written since the last of it."""
@@ -152,15 +162,3 @@ class Scheduler:
             except SnapshotNotFound:
                 continue
             log.info("snapshot %s is deleted: %d are kept", snapshot.name, self._schedule.keep[kind])
-
-    async def _note(self, failure: str) -> None:
-        """Remember a failure, and tell when it is a new one, or over."""
-        before, self.error = self.error, failure
-        if failure == before:
-            return
-        if failure:
-            log.error("%s", failure)
-        try:
-            await self._outside.note(failure)
-        except FusevolError as error:
-            log.warning("the record of the volume could not be brought up to date: %s", error)

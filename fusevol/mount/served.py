@@ -9,6 +9,7 @@ from typing import Any
 
 import trio
 
+from fusevol.api.names import by_name
 from fusevol.errors import BackendError, FusevolError, InvalidArgument, VolumeBusy, errno_of
 from fusevol.fs import ReadOnlyFilesystem, load_filesystem, open_snapshot
 from fusevol.fs.layout import ROOT
@@ -17,6 +18,7 @@ from fusevol.mount.nodes import Nodes
 from fusevol.mount.quiesce import Quiesce
 from fusevol.mount.requests import Requests
 from fusevol.mount.settings import Outside
+from fusevol.mount.troubles import Troubles
 
 __all__ = ["Served"]
 
@@ -30,7 +32,7 @@ class Served:
 
     sync_kernel: makes the kernel hand over what it holds back (syncfs), without blocking the loop.
     forget_tree: makes the kernel forget all it knows of the tree, given the names in the root before and after.
-    outside: who keeps the volume's record.
+    outside: who keeps the volume's record; `troubles` says there what is wrong.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Served:
         self._sync_kernel = sync_kernel
         self._forget_tree = forget_tree
         self._outside = outside
+        self.troubles = Troubles(outside, volume.volume_id, name)
         self._views: dict[int, AsyncExitStack] = {}
         self._changing = trio.Lock()
 
@@ -70,6 +73,12 @@ class Served:
             except FusevolError as error:
                 if self.nodes.filesystem is filesystem:
                     self.commit_error = error
+            await self.troubles.note("volume", str(self.trouble or ""))
+
+    @property
+    def trouble(self) -> FusevolError | None:
+        """What keeps the volume from being written, or from giving back space."""
+        return self.commit_error or self.volume.background_error or self.volume.room.shortage()
 
     async def flush(self) -> None:
         """Make everything durable that was written before the call, through the kernel too.
@@ -269,10 +278,10 @@ class Served:
     def status(self) -> dict[str, Any]:
         """State, durability, and what went wrong last."""
         durability = self.volume.durability
-        error = self.commit_error or self.volume.background_error or self.volume.room.shortage()
+        error = self.trouble
         return {
             "state": "error" if error else "mounted",
-            "error": str(error) if error else None,
+            "error": by_name(str(error), self.volume.volume_id, self.name) if error else None,
             "errno": errno_of(error) if error else None,
             "host": socket.gethostname(),
             "mounted_at": self.requests.mounted_at,

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -202,7 +203,8 @@ async def _serve(
     nodes, requests = Nodes(filesystem), Requests()
     quiesce = Quiesce(gone, widen, max(1, options.max_tasks - _SERVED_WHILE_QUIESCED))
     served = Served(volume, nodes, requests, quiesce, name, sync_kernel, forget_tree, outside)
-    throttle, scheduler = Throttle(settings.io_throttle), Scheduler(served, outside, settings, clock)
+    throttle = Throttle(settings.io_throttle)
+    scheduler = Scheduler(served, partial(served.troubles.note, "schedule"), settings, clock)
     files = Control(
         served, Steering(outside, settings, throttle, scheduler, read_ahead), control, os.geteuid(), os.getegid()
     )

@@ -53,4 +53,4 @@ class Outside:
         """Snapshots were taken or deleted; these are there now."""
 
     async def note(self, failure: str) -> None:
-        """Write down, in one line, why a snapshot that is due is not taken; "" once it is."""
+        """Write down, in one line, what is wrong with the mount; "" once nothing is."""

@@ -258,6 +258,10 @@ class Volume:
         found = json.loads(self.fusevol("check", self.name, "--json", status=None))
         assert found["problems"] == [], found
 
+    def inspected(self) -> Any:
+        """What `fusevol inspect` says."""
+        return json.loads(self.fusevol("inspect", self.name, "--json"))
+
     def told(self, file: str) -> Any:
         """What a control file says."""
         return json.loads((self.path / ".fusevol" / file).read_bytes())

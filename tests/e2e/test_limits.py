@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import mmap
 import os
 from collections.abc import Iterator
@@ -141,9 +142,13 @@ def test_a_full_disk_under_a_volume_is_reported_and_once_there_is_space_it_goes_
     assert (status["state"], status["errno"]) == ("error", errno.ENOSPC), status
     assert "space" in status["error"] or "full" in status["error"], status
     assert "space" in volume.log or "full" in volume.log, volume.log
+    noted = until(lambda: volume.inspected()["error"], "the record to say so", 30)
+    assert noted == volume.told("status")["error"]
+    assert [noted in problem for problem in json.loads(volume.fusevol("status", "--json"))["problems"]] == [True]
     # Space again: nobody has to do anything to the mount.
     filler.unlink()
     until(lambda: volume.told("status")["state"] == "mounted", "the volume to go on", 30)
+    until(lambda: not volume.inspected()["error"], "the record to say so", 30)
     after = os.urandom(3 * MIB)
     assert write_synced(root / "after", after) == 0
     volume.kill()

@@ -11,7 +11,6 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -48,11 +47,7 @@ def taken(volume: Volume) -> list[str]:
 
 def recorded(volume: Volume) -> int:
     """How many snapshots are on record."""
-    return int(inspected(volume)["snapshots"])
-
-
-def inspected(volume: Volume) -> Any:
-    return json.loads(volume.fusevol("inspect", volume.name, "--json"))
+    return int(volume.inspected()["snapshots"])
 
 
 @pytest.mark.slow
@@ -128,13 +123,13 @@ def test_a_snapshot_that_cannot_be_taken_is_shown_and_taken_later(created: Volum
         pass_time(created, ahead, 120)
         said = until(lambda: created.told("status")["schedule"]["error"], "the failure to be shown")
         assert said.startswith("the interval snapshot of ")
-        until(lambda: inspected(created)["error"] == said, "the record to say so")
+        until(lambda: said in created.inspected()["error"], "the record to say so")
         assert said in created.fusevol("status")
     finally:
         os.rename(full, disk)
     pass_time(created, ahead, 1)
     until(lambda: len(taken(created)) == 1, "the snapshot to be taken after all")
-    until(lambda: inspected(created)["error"] == "", "the record to say so")
+    until(lambda: created.inspected()["error"] == "", "the record to say so")
     assert created.told("status")["schedule"]["error"] is None
     created.umount()
     created.check()
@@ -254,6 +249,6 @@ def test_a_mount_without_control_files_refuses_to_change_and_nothing_is_changed(
     created.mount("-o", "control=off")
     for words in (("--snap-schedule", "daily=03:00"), ("--throttle", "read_iops=5"), ("--no-readahead",)):
         assert "has no control file settings" in created.refused("set", created.name, *words)
-    found = inspected(created)
+    found = created.inspected()
     assert (found["snapshot_schedule"], found["io_throttle"], found["readahead"]) == ("", None, True)
     created.fusevol("set", created.name, "--group", "shop")

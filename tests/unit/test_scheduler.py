@@ -41,6 +41,7 @@ class Mount:
 
     def __init__(self, volume: LogVolume) -> None:
         self.volume = volume
+        self.name = "web"
         self.failure: Exception | None = None
         self.in_use: set[str] = set()
 
@@ -81,7 +82,7 @@ class World:
     @asynccontextmanager
     async def mounted(self, schedule: str = "", interval: int = 0, created: float = START) -> AsyncIterator[Scheduler]:
         settings = Settings(snapshot_schedule=schedule, snapshot_interval=interval, created=created)
-        scheduler = Scheduler(cast(Served, self.mount), self.record, settings, self.now)
+        scheduler = Scheduler(cast(Served, self.mount), self.record.note, settings, self.now)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(scheduler.run)
             yield scheduler
