@@ -128,6 +128,8 @@ class Index:
         holes: list[Run] = []
         at = start
         for stored in self.overlapping(start, stop):
+            if at >= stop:
+                break
             if stored.end <= at:
                 continue
             if stored.offset > at:
