@@ -107,18 +107,22 @@ class VolumeVFS(apsw.VFS):
         """Give back the blocks of free pages, where these are many; whether to come again soon. All is written out.
 
         all_of_it: of the few as well. To be called right before a barrier, with no await between: as of that barrier
-        what is free now is so. What is not at hand is given back another time.
+        what is free now is so. What is not at hand, or cannot be read, is given back another time.
         """
         self._bare = min(self._bare, self.free)
         kept = 0 if all_of_it else max(_KEPT, self.pages >> _KEPT_SHIFT)
         volume = self.volume
         if self.free - self._bare <= kept or self.committed or not isinstance(volume, LogVolume):
             return False
-        with volume.keeping() if volume.traits.remote else volume.blocking():
-            leaves = free_leaves(self._page)
-            if leaves is None:
-                return False
-            runs, done = volume.discard_nowait(leaves + np.uint64(DATABASE // BLOCK - 1), _RUNS)
+        try:
+            with volume.keeping() if volume.traits.remote else volume.blocking():
+                leaves = free_leaves(self._page)
+                if leaves is None:
+                    return False
+                runs, done = volume.discard_nowait(leaves + np.uint64(DATABASE // BLOCK - 1), _RUNS)
+        except FusevolError:
+            # No commit needs what cannot be read here. Whoever does is told.
+            return False
         if done:
             self._bare = self.free
         return runs > 0 and not done

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from fusevol.errors import NoSpace
+from fusevol.errors import BackendError, NoSpace
 from fusevol.fs import Filesystem, open_filesystem, vfs
 from fusevol.fs.check import check_filesystem
 from fusevol.fs.freepages import free_leaves
@@ -216,5 +216,25 @@ async def test_what_a_busy_log_does_not_take_is_given_back_later(monkeypatch: py
         with monkeypatch.context() as busy:
             busy.setattr(volume._log, "full", lambda: True)
             fs._commit()
+        await fs.reclaim()
+        assert await mapped(volume) < full // 4
+
+
+async def test_a_part_of_the_list_that_cannot_be_read_keeps_no_commit_from_going_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with fresh() as (fs, volume):
+        await fill(fs, 4000)
+        await fs.sync()
+        full = await mapped(volume)
+        with monkeypatch.context() as disk:
+
+            def fail(page: int) -> bytes:
+                raise BackendError(f"page {page} could not be read: Input/output error")
+
+            disk.setattr(fs._database._vfs, "_page", fail)
+            remove(fs, 4000)
+            await fs.reclaim()
+            assert await mapped(volume) >= full - (64 << 10)
         await fs.reclaim()
         assert await mapped(volume) < full // 4
