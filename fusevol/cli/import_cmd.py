@@ -1,6 +1,7 @@
 """fusevol import."""
 
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,7 +24,10 @@ def import_(
         str | None, typer.Argument(metavar="[VOLUME]", help="Its id, or what it was called; otherwise they are listed.")
     ] = None,
     new: Annotated[str | None, typer.Argument(metavar="[NEW]", help="What it is to be called here.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every volume that is listed without a problem.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every volume that has no problem.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also from a process that cannot be seen; if it has ended for sure.")
+    ] = False,
     pool: Annotated[str, typer.Option(metavar="POOL", help="Look into this pool alone.")] = "",
     json: JsonOption = False,
 ) -> None:
@@ -31,9 +35,9 @@ def import_(
 
     Without arguments they are listed. So volumes come back when the state directory was lost, or come to another host
     that has the same pool. Their data is not touched, and their snapshots are there again. Name, labels and settings
-    are those that a volume had when it was last mounted. One that another host has open can be imported, but not
-    mounted until it is unmounted there. With --all, one that cannot be imported does not keep the others from it;
-    the exit status is 1 then.
+    are as they were. One that another host has open can be imported, but not mounted until it is unmounted there. One
+    with a problem can be imported by its id, with a new name. With --all, those that cannot be imported do not keep the
+    others from it; the exit status is 1 then.
 
     Example:
 
@@ -52,17 +56,24 @@ def import_(
         found = await driver.importing.found(pool)
         if volume is None and not everything:
             return [import_object(item) for item in found]
-        wanted = [item for item in found if not item.problem] if volume is None else [_the_one(found, volume)]
+        wanted = found if volume is None else [_the_one(found, volume)]
+        names = Counter(item.name for item in wanted if not item.problem)
         done = []
         for item in wanted:
+            problem = item.problem
+            if names[item.name] > 1:
+                # Which of them is the one that users mean by that name?
+                problem = f"{names[item.name]} volumes were called so; import them by id"
+            if everything and problem:
+                done.append(import_object(item, problem=problem))
+                continue
             try:
-                record = await driver.importing.import_volume(item, new or "")
+                record = await driver.importing.import_volume(item, new or "", force=force)
+                done.append(import_object(item, name=record.locator.name))
             except FusevolError as error:
-                if volume is not None:
+                if not everything:
                     raise
                 done.append(import_object(item, problem=str(error)))
-            else:
-                done.append(import_object(item, name=record.locator.name))
         return done
 
     found = drive(work)
@@ -85,7 +96,7 @@ def import_(
     else:
         for item in found:
             if item.problem:
-                print(f'fusevol: volume "{item.name}" is not imported: {item.problem}', file=sys.stderr)
+                print(f'fusevol: volume "{item.name or item.id}" is not imported: {item.problem}', file=sys.stderr)
             else:
                 print(f'volume "{item.name}" is imported from pool "{item.pool}"')
     if everything and any(item.problem for item in found):
@@ -101,7 +112,9 @@ def _the_one(found: "list[Importable]", volume: str) -> "Importable":
             f'no pool has a volume "{volume}" without a record here', hint="to see those: fusevol import"
         )
     if len(matching) > 1:
+        which = "say its --pool" if len({item.id for item in matching}) == 1 else "say the id of one"
         raise InvalidArgument(
-            f'{len(matching)} volumes were called "{volume}"', hint="say the id of one, as fusevol import lists it"
+            f'there are {len(matching)} volumes "{volume}" without a record',
+            hint=f"{which}, as fusevol import lists it",
         )
     return matching[0]

@@ -8,16 +8,17 @@ Beside it stands the volume's record, for whoever has none (`importing`).
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from fusevol.api import Volume
-from fusevol.driver.records import about
+from fusevol.driver.about import about
 from fusevol.errors import VolumeAttachedOnRemoteNode, VolumeBusy
 from fusevol.log import Claim
 from fusevol.store.processes import Life, Process
 
-__all__ = ["claim", "held_by"]
+__all__ = ["Held", "claim", "held"]
 
 
 class _Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +30,11 @@ class _Holder(msgspec.Struct, frozen=True, kw_only=True):
 
     def shares_records_with(self, other: "_Holder") -> bool:
         return (self.place, self.process.machine) == (other.place, other.process.machine)
+
+
+def _own(process: Process, home: Path) -> _Holder:
+    there = os.stat(home)
+    return _Holder(process=process, home=str(home), place=f"{there.st_dev}:{there.st_ino}")
 
 
 def _holder(text: str) -> _Holder | None:
@@ -45,9 +51,20 @@ def _told(holder: _Holder | None) -> tuple[Life, str]:
     return holder.process.life, f"{holder.process} with the state directory {holder.home}"
 
 
-def held_by(text: str) -> tuple[Life, str]:
-    """Whether the holder that a manifest names still runs, and what errors call it. Nobody is gone."""
-    return _told(_holder(text)) if text else (Life.GONE, "")
+class Held(NamedTuple):
+    """Whether the holder that a manifest names still runs, what errors call it, and whether its records are these."""
+
+    life: Life
+    by: str
+    here: bool
+
+
+def held(text: str, process: Process, home: Path) -> Held:
+    """What a manifest says of its holder to a process of a state directory. Nobody is gone."""
+    if not text:
+        return Held(Life.GONE, "", False)
+    holder = _holder(text)
+    return Held(*_told(holder), holder is not None and holder.shares_records_with(_own(process, home)))
 
 
 def claim(volume: Volume, process: Process, home: Path, *, force: bool) -> Claim:
@@ -55,8 +72,7 @@ def claim(volume: Volume, process: Process, home: Path, *, force: bool) -> Claim
 
     It is refused with VolumeBusy, or VolumeAttachedOnRemoteNode where the holder cannot be seen.
     """
-    there = os.stat(home)
-    own = _Holder(process=process, home=str(home), place=f"{there.st_dev}:{there.st_ino}")
+    own = _own(process, home)
 
     def admit(text: str) -> None:
         holder = _holder(text)

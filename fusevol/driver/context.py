@@ -11,6 +11,7 @@ import trio
 
 from fusevol.api import Volume, VolumeState
 from fusevol.api.names import by_name
+from fusevol.driver.about import about, is_kept, kept
 from fusevol.driver.attachment import believed, detached, is_mounted, lease_of, refuse_if_elsewhere, server_of
 from fusevol.driver.control import Control
 from fusevol.driver.mounts import take_away
@@ -19,6 +20,8 @@ from fusevol.errors import (
     CorruptData,
     FusevolError,
     ManifestConflict,
+    NoSpace,
+    NotSupported,
     VolumeBusy,
     VolumeNotFound,
 )
@@ -27,7 +30,7 @@ from fusevol.store import Life, SqliteStore
 
 if TYPE_CHECKING:
     from fusevol.backends.base import Backend
-    from fusevol.log import Claim, LogVolume
+    from fusevol.log import Claim, LogVolume, Manifest
 
 __all__ = ["LEFTOVER", "POOL_LABEL", "RESERVED_LABELS", "Context", "data_missing", "named", "pool_of"]
 
@@ -114,6 +117,21 @@ class Context:
                 return after
         raise VolumeBusy(f'the record of volume "{volume_id}" keeps changing', hint="try again")
 
+    async def describe(self, now: Volume, before: Volume) -> None:
+        """Have a volume say of itself what its record says now, if that is another than before.
+
+        One that is damaged needs no description. A full store keeps nobody from changing what can be said later, when
+        it is attached. Raises BackendError.
+        """
+        from fusevol.log import describe_volume
+
+        text = about(now)
+        if text == about(before):
+            return
+        lenient = () if now.spec.ephemeral != before.spec.ephemeral else (NoSpace,)
+        with suppress(VolumeNotFound, CorruptData, NotSupported, *lenient):
+            await describe_volume(self.backend_of(now), now.id, text)
+
     # -- holding a volume -------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -141,15 +159,34 @@ class Context:
         async with self.lock(seen, force=force):
             record = await self.store.get_vol(volume_id)
             if record.state in LEFTOVER:
-                await self.remove(record)
-                interrupted = "creation" if record.state is VolumeState.PENDING else "deletion"
-                raise VolumeNotFound(
-                    f'volume "{record.locator.name}" does not exist: its {interrupted} was interrupted; '
-                    "what was left of it is removed now"
-                )
+                raise await self._remove_leftover(record)
             if force:
                 record = await self._break_lease(record)
             yield await self._reconcile(record)
+
+    async def _remove_leftover(self, record: Volume) -> VolumeNotFound:
+        """Remove what an interrupted command left of a held volume; return what says so.
+
+        Not the data, where another state directory has imported the volume meanwhile, and has used it.
+        """
+        interrupted = "creation" if record.state is VolumeState.PENDING else "deletion"
+        missing = f'volume "{record.locator.name}" does not exist: its {interrupted} was interrupted'
+        await self.refuse_if_claimed(record)
+        if record.state is VolumeState.PENDING and (manifest := await self._manifest(record)) and manifest.writer:
+            await self._forget(record)
+            return VolumeNotFound(
+                f"{missing}, and another state directory has it now", hint="fusevol import has it, too"
+            )
+        await self.remove(record)
+        return VolumeNotFound(f"{missing}; what was left of it is removed now")
+
+    async def _manifest(self, volume: Volume) -> "Manifest | None":
+        """None where it is missing, damaged, or of a later version."""
+        from fusevol.log import read_manifest
+
+        with suppress(VolumeNotFound, CorruptData, NotSupported):
+            return (await read_manifest(self.backend_of(volume), volume.id))[0]
+        return None
 
     async def _break_lease(self, record: Volume) -> Volume:
         """Let go of what processes that cannot be seen from here have of a held volume."""
@@ -291,12 +328,17 @@ class Context:
     async def empty(self, volume: Volume, *, force: bool = False) -> None:
         """Throw away all that an ephemeral volume holds, its snapshots too; it is as new. Again is harmless.
 
-        Until its record says that it is detached, this is done once more by whoever holds it next. Raises as
-        `refuse_if_claimed`.
+        Until its record says that it is detached, this is done once more by whoever holds it next. Where another state
+        directory has said meanwhile that it is ephemeral no more, it keeps what it holds, and the record says so.
+        Raises as `refuse_if_claimed`.
         """
         from fusevol.log import empty_volume
 
         await self.refuse_if_claimed(volume, force=force)
+        manifest = await self._manifest(volume)
+        if manifest and manifest.about and is_kept(manifest.about):
+            await self.change(volume.id, kept)
+            return
         own = self.home.cache / volume.id
         if own != self.cache_directory:
             await trio.to_thread.run_sync(lambda: shutil.rmtree(own, ignore_errors=True))
@@ -312,6 +354,10 @@ class Context:
         await trio.to_thread.run_sync(lambda: shutil.rmtree(self.home.cache / volume.id, ignore_errors=True))
         with suppress(VolumeNotFound):
             await delete_volume(self.backend_of(volume), volume.id)
+        await self._forget(volume)
+
+    async def _forget(self, volume: Volume) -> None:
+        """Remove the records and logs of a held volume."""
         for child in await self.store.children(volume.id):
             if child.is_snapshot:
                 self.drop_log(child.id)

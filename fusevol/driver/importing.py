@@ -1,7 +1,7 @@
 """Volumes whose data is in a pool and whose records are not here: lost, or in a state directory of another host.
 
-Whoever attaches a volume leaves its record in the manifest, as it is then. So records can be made from the pools
-alone; those of snapshots come from the log as ever.
+Whoever changes a volume's record, or attaches it, leaves the record in the manifest as well. So records can be made
+from the pools alone; those of snapshots come from the log as ever.
 """
 
 import uuid
@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 import msgspec
 
 from fusevol.api import Volume, VolumeLocator, check_name, from_json
-from fusevol.driver.claims import held_by
+from fusevol.driver.about import lasting
+from fusevol.driver.claims import Held, held
 from fusevol.driver.context import Context
-from fusevol.driver.records import available, in_pool, lasting
+from fusevol.driver.records import available, in_pool
 from fusevol.driver.snapshots import Snapshots
 from fusevol.errors import (
     AlreadyExists,
@@ -22,6 +23,7 @@ from fusevol.errors import (
     FusevolError,
     InvalidArgument,
     NotSupported,
+    VolumeAttachedOnRemoteNode,
     VolumeBusy,
     VolumeNotFound,
 )
@@ -29,6 +31,7 @@ from fusevol.store import Life
 
 __all__ = ["Importable", "Importing", "unrecorded"]
 
+_NOBODY = Held(Life.GONE, "", False)
 #: For what does not say when it was made.
 _LAST = datetime.max.replace(tzinfo=UTC)
 
@@ -36,18 +39,21 @@ _LAST = datetime.max.replace(tzinfo=UTC)
 class Importable(msgspec.Struct, frozen=True, kw_only=True):
     """A volume in a pool that has no record here.
 
-    name: what it was called when it was last attached, "" where it does not say. record: that it had then, None where
-    it does not say. held_by: who has it open for writing, as far as can be seen, in words; "" for nobody. in_use: that
-    is a process of this host, and runs. problem: what is wrong with it, in one line; "" for nothing.
+    name: what it was called, "" where it does not say. record: that it had, None where it does not say. held: who has
+    it open for writing, as far as can be seen. problem: what is wrong with it, in one line; "" for nothing.
     """
 
     id: str
     pool: str
     name: str = ""
     record: Volume | None = None
-    held_by: str = ""
-    in_use: bool = False
+    held: Held = _NOBODY
     problem: str = ""
+
+    @property
+    def held_by(self) -> str:
+        """Who has it open, in words; "" for nobody."""
+        return "" if self.held.life is Life.GONE else self.held.by
 
 
 async def unrecorded(context: Context, pool: str, known: Sequence[str] = ()) -> list[str]:
@@ -72,6 +78,13 @@ class Importing:
         found = [
             await self._look(volume_id, name) for name in pools for volume_id in await unrecorded(self._context, name)
         ]
+        pools_of = {item.id: [other.pool for other in found if other.id == item.id] for item in found}
+        found = [
+            msgspec.structs.replace(item, problem=f"it is in several pools: {', '.join(pools_of[item.id])}")
+            if len(pools_of[item.id]) > 1
+            else item
+            for item in found
+        ]
         # So a clone comes after what it is a clone of.
         return sorted(found, key=lambda item: (item.record.ctime if item.record else _LAST, item.id))
 
@@ -83,8 +96,10 @@ class Importing:
             return msgspec.structs.replace(found, problem="no driver made it: its id is no UUID")
         try:
             manifest, _ = await read_manifest(self._context.backend(pool), volume_id)
-            life, by = held_by(manifest.holder or "")
-            found = msgspec.structs.replace(found, in_use=life is Life.RUNS, held_by="" if life is Life.GONE else by)
+            context = self._context
+            found = msgspec.structs.replace(
+                found, held=held(manifest.holder or "", context.store.owner, context.home.path)
+            )
             check_ready(manifest, volume_id)
             if not manifest.about:
                 return msgspec.structs.replace(found, problem="it does not say what it was called")
@@ -93,17 +108,25 @@ class Importing:
             return msgspec.structs.replace(found, problem=str(error))
         return msgspec.structs.replace(found, name=record.locator.name, record=record)
 
-    async def import_volume(self, found: Importable, name: str = "") -> Volume:
+    async def import_volume(self, found: Importable, name: str = "", *, force: bool = False) -> Volume:
         """Make the record of a volume that was found; return it. Its data is not touched.
 
         name: what it is to be called; otherwise as it was. One with a problem can be imported as well, to be looked at
-        or deleted.
+        or deleted. force: also where a process that cannot be seen had its record here, and may run.
 
         Raises AlreadyExists where it has a record by now, or another volume has that name, InvalidArgument where it
-        needs a name, or no driver made it, VolumeBusy while a process of this host has it open.
+        needs a name, or no driver made it, VolumeBusy while a process of this host has it open,
+        VolumeAttachedOnRemoteNode.
         """
-        if found.in_use:
-            raise VolumeBusy(f'volume "{found.name}" is in use by {found.held_by}', hint="unmount it there")
+        life, by, here = found.held
+        if life is Life.RUNS:
+            raise VolumeBusy(f'volume "{found.name}" is in use by {by}', hint="unmount it there")
+        if life is Life.UNKNOWN and here and not force:
+            # Of one of another state directory, whoever attaches the volume will be told.
+            raise VolumeAttachedOnRemoteNode(
+                f'volume "{found.name}" is in use by {by}, which cannot be seen from here',
+                hint=f"unmount it there; or if that has ended for sure: fusevol import --force {found.id}",
+            )
         record = _record(found, name)
         async with self._context.lock(record):
             if await self._context.store.inspect([found.id]):

@@ -25,6 +25,7 @@ from fusevol.api import (
     parse_volume_ref,
 )
 from fusevol.driver import snapmounts
+from fusevol.driver.about import about
 from fusevol.driver.attachment import believed
 from fusevol.driver.consumers import refuse_if_used
 from fusevol.driver.contents import Contents
@@ -35,7 +36,7 @@ from fusevol.driver.importing import Importing
 from fusevol.driver.mounting import Mounting, absolute
 from fusevol.driver.rawbytes import RawBytes
 from fusevol.driver.reconciliation import Reconciled, reconcile
-from fusevol.driver.records import about, as_before, available, in_pool, inherited
+from fusevol.driver.records import as_before, available, in_pool, inherited
 from fusevol.driver.snapshots import Snapshots
 from fusevol.driver.specs import check_labels, check_spec, followed
 from fusevol.driver.statistics import Statistics
@@ -260,23 +261,24 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
             # The record first, since a name may be taken. A mount that does not follow at once does when mounted anew.
             control = self.context.control(volume)
             after = await self.context.change(volume_id, change)
-            if control:
-                await self._follow(control, volume, after)
+            try:
+                await self.context.describe(after, volume)
+                if control:
+                    await self._follow(control, volume, after)
+            except FusevolError:
+                await self.context.change(volume_id, lambda now: as_before(now, after, volume))
+                with suppress(FusevolError):
+                    await self.context.describe(volume, after)
+                    if control:
+                        await self._follow(control, after, volume)
+                raise
 
     async def _follow(self, control: Control, before: Volume, after: Volume) -> None:
-        """Have a mount go by a changed record; where it does not, undo the change."""
-        reload = followed(before.spec) != followed(after.spec)
-        try:
-            if reload:
-                await control.reload()
-            if before.spec.size != after.spec.size:
-                await control.resize(after.spec.size)
-        except FusevolError:
-            await self.context.change(after.id, lambda now: as_before(now, after, before))
-            if reload:
-                with suppress(FusevolError):
-                    await control.reload()
-            raise
+        """Have a mount go by a changed record."""
+        if followed(before.spec) != followed(after.spec):
+            await control.reload()
+        if before.spec.size != after.spec.size:
+            await control.resize(after.spec.size)
 
     async def _check_size(self, volume: Volume, size: int) -> None:
         if size == 0 or (volume.spec.size and size > volume.spec.size):

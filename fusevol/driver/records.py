@@ -4,27 +4,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from fusevol.api import Volume, VolumeState, VolumeStatus, to_json
+from fusevol.api import Volume, VolumeState, VolumeStatus
 from fusevol.driver.context import POOL_LABEL, pool_of
 from fusevol.driver.specs import own_labels
 from fusevol.errors import InvalidArgument, NotSupported, VolumeNotFound
 
-__all__ = ["about", "as_before", "available", "deleted", "in_pool", "inherited", "lasting", "names_of"]
+__all__ = ["as_before", "available", "deleted", "in_pool", "inherited", "names_of"]
 
 _NAMES_SHOWN = 5
-
-
-def lasting(record: Volume) -> Volume:
-    """A volume's record without what is only so for the moment, on this host."""
-    return Volume(
-        id=record.id, locator=record.locator, source=record.source, ctime=record.ctime, spec=record.spec,
-        format=record.format,
-    )  # fmt: skip
-
-
-def about(record: Volume) -> str:
-    """What a volume is to say of itself, for those who have no record of it."""
-    return to_json(lasting(record)).decode()
 
 
 def inherited(record: Volume, parent: Volume) -> Volume:

@@ -109,6 +109,7 @@ async def serve_mount(arguments: Arguments, ready: Callable[[], None]) -> None:
         try:
             if record.spec.ephemeral:
                 await context.empty(record, force=bool(arguments.get("force")))
+                record = await context.store.get_vol(volume_id)
             await serve_volume(
                 context.backend_of(record), volume_id, Path(path), name=name, ready=ready, size=record.spec.size,
                 control=control, options=mounting, outside=_Record(context, volume_id, server),

@@ -228,7 +228,7 @@ class Upkeep:
                 for snapshot in await self._snapshots.of(held):
                     if await self._snapshots.is_stale(snapshot):
                         # Not that of a clone which has no record here, and its data all the same.
-                        with suppress(VolumeHasSnapshots):
+                        with suppress(VolumeHasSnapshots, VolumeBusy):
                             await self._snapshots.delete(held, snapshot.locator.name)
                 backend = self._context.backend_of(held)
                 before = await backend.used_size(held.id)

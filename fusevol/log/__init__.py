@@ -7,9 +7,17 @@ map, stored and live, and who holds what), `attachment` (the manifest), `space` 
 """
 
 from fusevol.log.attachment import Claim, check_ready, read_manifest
-from fusevol.log.lifecycle import clone_volume, create_volume, delete_volume, empty_volume, holder_of, open_volume
+from fusevol.log.lifecycle import (
+    clone_volume,
+    create_volume,
+    delete_volume,
+    describe_volume,
+    empty_volume,
+    holder_of,
+    open_volume,
+)
 from fusevol.log.options import LogOptions
-from fusevol.log.records import Snapshot
+from fusevol.log.records import Manifest, Snapshot
 from fusevol.log.scrub import Damage, ScrubReport
 from fusevol.log.snapview import SnapshotView
 from fusevol.log.usage import Durability, SnapshotUsage, Usage
@@ -21,6 +29,7 @@ __all__ = [
     "Durability",
     "LogOptions",
     "LogVolume",
+    "Manifest",
     "ScrubReport",
     "Snapshot",
     "SnapshotUsage",
@@ -30,6 +39,7 @@ __all__ = [
     "clone_volume",
     "create_volume",
     "delete_volume",
+    "describe_volume",
     "empty_volume",
     "holder_of",
     "open_volume",

@@ -31,7 +31,15 @@ from fusevol.log.state import History, State
 from fusevol.log.tree import NodeCache, Tree
 from fusevol.log.volume import LogVolume
 
-__all__ = ["clone_volume", "create_volume", "delete_volume", "empty_volume", "holder_of", "open_volume"]
+__all__ = [
+    "clone_volume",
+    "create_volume",
+    "delete_volume",
+    "describe_volume",
+    "empty_volume",
+    "holder_of",
+    "open_volume",
+]
 
 _READ_RETRIES = 5
 #: Behind the ends of so many logs, each attach gives back what is there: what a writer that was fenced had begun to
@@ -144,6 +152,11 @@ async def delete_volume(backend: Backend, volume_id: str) -> None:
         pin = Pin(snapshot=manifest.origin.snapshot, clone=volume_id, uuid=manifest.uuid)
         with suppress(VolumeNotFound):
             await update_manifest(backend, manifest.origin.parent, lambda parent: _without(parent, {pin}))
+
+
+async def describe_volume(backend: Backend, volume_id: str, about: str) -> None:
+    """Have a volume say that of itself, as `Manifest.about`; who has it attached goes on. Raises as `read_manifest`."""
+    await update_manifest(backend, volume_id, lambda manifest: msgspec.structs.replace(manifest, about=about))
 
 
 async def holder_of(backend: Backend, volume_id: str) -> str:

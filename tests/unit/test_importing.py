@@ -11,21 +11,24 @@ import pytest
 
 from fusevol.api import LocatorUpdate, SpecUpdate, Volume, VolumeLocator, VolumeSpec, VolumeState, from_json
 from fusevol.driver import LocalDriver
+from fusevol.driver.about import about
 from fusevol.driver.claims import claim
 from fusevol.driver.importing import Importable
-from fusevol.driver.records import about
 from fusevol.errors import (
     AlreadyExists,
+    BackendError,
     CorruptData,
     InvalidArgument,
+    NoSpace,
     VolumeAttachedOnRemoteNode,
     VolumeBusy,
     VolumeHasSnapshots,
+    VolumeNotFound,
 )
 from fusevol.home import Home
 from fusevol.log import open_volume
 from fusevol.store import Process
-from tests.unit.driving import create, get, names, read, snapshot, write
+from tests.unit.driving import BLOCK, create, get, names, read, snapshot, write
 
 Open = Callable[[str], AbstractAsyncContextManager[LocalDriver]]
 
@@ -63,7 +66,7 @@ async def test_a_volume_comes_back_as_it_was_with_its_snapshots_and_data(opened:
         was, snapshot_was = await get(first, web), await get(first, kept)
     async with opened("second") as second:
         item = await the_one(second)
-        assert (item.id, item.pool, item.held_by, item.in_use, item.problem) == (web, "default", "", False, "")
+        assert (item.id, item.pool, item.held_by, item.problem) == (web, "default", "", "")
         await second.importing.import_volume(item)
         assert await second.importing.found() == []
         now = await get(second, web)
@@ -72,14 +75,84 @@ async def test_a_volume_comes_back_as_it_was_with_its_snapshots_and_data(opened:
         assert [await read(second, web), await second.read(kept, 6, 0)] == [b"after", b"before"]
 
 
-async def test_what_was_changed_since_it_was_made_is_known_once_it_was_attached(opened: Open) -> None:
+async def test_what_was_changed_since_it_was_made_is_known(opened: Open) -> None:
     async with opened("first") as first:
         web = await create(first, "web")
-        await first.set(web, LocatorUpdate(name="shop"), SpecUpdate(size=1 << 30))
-        await write(first, web, b"data")
+        await first.set(web, LocatorUpdate(name="shop"), SpecUpdate(size=1 << 30, sticky=True))
     async with opened("second") as second:
         shop = await second.importing.import_volume(await the_one(second, "shop"))
-        assert (shop.locator.name, shop.spec.size) == ("shop", 1 << 30)
+        assert (shop.locator.name, shop.spec.size, shop.spec.sticky) == ("shop", 1 << 30, True)
+
+
+async def test_a_change_that_the_store_does_not_take_is_undone(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened("first") as first:
+        web = await create(first, "web")
+        backend = first.context.backend("default")
+
+        async def away(*_: object) -> str:
+            raise BackendError("the store is away")
+
+        with monkeypatch.context() as store:
+            store.setattr(backend, "put_manifest", away)
+            with pytest.raises(BackendError, match="away"):
+                await first.set(web, LocatorUpdate(name="shop"), None)
+        assert (await get(first, web)).locator.name == "web"
+        await first.store.delete_vol(web)
+        assert [item.name for item in await first.importing.found()] == ["web"]
+
+
+async def test_a_full_store_keeps_nobody_from_changing_a_record(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened("first") as first:
+        web = await first.create(VolumeLocator(name="web"), None, VolumeSpec(sticky=True))
+        gone = await first.create(VolumeLocator(name="gone"), None, VolumeSpec(ephemeral=True))
+
+        async def full(*_: object) -> str:
+            raise NoSpace("the store is full")
+
+        with monkeypatch.context() as store:
+            store.setattr(first.context.backend("default"), "put_manifest", full)
+            await first.set(web, None, SpecUpdate(sticky=False))
+            # But where data would be lost by it.
+            with pytest.raises(NoSpace):
+                await first.set(gone, None, SpecUpdate(ephemeral=False))
+        assert (await get(first, gone)).spec.ephemeral
+        await first.delete(web)
+
+
+async def test_what_is_kept_of_an_ephemeral_one_stays_with_whoever_had_it_before_too(opened: Open) -> None:
+    async with opened("first") as first, opened("second") as second:
+        web = await first.create(VolumeLocator(name="web"), None, VolumeSpec(ephemeral=True))
+        await second.importing.import_volume(await the_one(second))
+        await second.set(web, None, SpecUpdate(ephemeral=False))
+        await write(second, web, b"data")
+        await first.context.empty(await get(first, web))
+        assert await read(second, web) == b"data"
+        assert not (await get(first, web)).spec.ephemeral
+
+
+@pytest.mark.parametrize("used", [True, False])
+async def test_what_an_interrupted_creation_left_is_not_deleted_once_somebody_else_uses_it(
+    opened: Open, used: bool
+) -> None:
+    async with opened("first") as first, opened("second") as second:
+        web = await create(first, "web")
+        await second.importing.import_volume(await the_one(second))
+        before = await get(first, web)
+        await first.store.update_vol(msgspec.structs.replace(before, state=VolumeState.PENDING), before)
+        if used:
+            async with second.context.hold(web) as volume, second.context.writing(volume) as log:
+                await log.write(b"data".ljust(BLOCK, b"\0"), 0)
+                await log.flush()
+                with pytest.raises(VolumeBusy):
+                    await snapshot(first, web, "s")
+        with pytest.raises(VolumeNotFound, match="another state directory has it" if used else "is removed now"):
+            await snapshot(first, web, "s")
+        assert await names(first) == []
+        if used:
+            assert await read(second, web) == b"data"
+        else:
+            with pytest.raises(CorruptData, match="missing"):
+                await read(second, web)
 
 
 async def test_one_that_was_never_attached_has_the_name_it_was_made_with(opened: Open) -> None:
@@ -156,7 +229,7 @@ async def test_what_a_process_of_this_host_has_open_is_refused(opened: Open) -> 
         web = await create(first, "web")
         async with first.context.hold(web) as volume, first.context.writing(volume):
             item = await the_one(second)
-            assert item.in_use
+            assert item.held_by.startswith("process ")
             with pytest.raises(VolumeBusy, match=r'volume "web" is in use by process .* state directory .*/first'):
                 await second.importing.import_volume(item)
         await second.importing.import_volume(await the_one(second))
@@ -180,12 +253,44 @@ async def test_what_cannot_be_seen_to_have_ended_is_said_and_has_to_be_broken(op
             log.abandon()
     async with opened("second") as second:
         item = await the_one(second)
-        assert (item.in_use, item.held_by[:8]) == (False, "process ")
+        assert item.held_by.startswith("process ")
         await second.importing.import_volume(item)
         with pytest.raises(VolumeAttachedOnRemoteNode):
             await snapshot(second, web, "s")
         await second.break_lease(web)
         await snapshot(second, web, "s")
+
+
+async def test_a_lost_record_is_no_reason_to_take_a_volume_from_a_container_either(opened: Open) -> None:
+    contained = msgspec.structs.replace(Process.current("serving /mnt"), namespace="pid:[1]")
+    async with opened("first") as first:
+        web = await create(first, "web")
+        mine = claim(await get(first, web), contained, first.context.home.path, force=False)
+        async with open_volume(first.context.backend("default"), web, claim=mine) as log:
+            log.abandon()
+        await first.store.delete_vol(web)
+        item = await the_one(first)
+        with pytest.raises(VolumeAttachedOnRemoteNode, match="cannot be seen from here") as caught:
+            await first.importing.import_volume(item)
+        assert f"fusevol import --force {web}" in str(caught.value.hint)
+        await first.importing.import_volume(item, force=True)
+
+
+async def test_copies_of_one_volume_in_two_pools_are_for_the_user_to_choose_from(opened: Open, tmp_path: Path) -> None:
+    async with opened("first") as first:
+        web = await create(first, "web")
+    shutil.copytree(tmp_path / "shared", tmp_path / "copy")
+    async with opened("second"):
+        pass
+    config = tmp_path / "second" / "config.toml"
+    config.write_text(f'{config.read_text()}[pools.copy]\nbackend = "file"\npath = "{tmp_path}/copy"\n')
+    async with LocalDriver(Home(tmp_path / "second")) as second:
+        found = await second.importing.found()
+        assert {(item.id, item.pool, item.problem) for item in found} == {
+            (web, pool, "it is in several pools: default, copy") for pool in ("default", "copy")
+        }
+        [item] = await second.importing.found("copy")
+        assert (await second.importing.import_volume(item)).locator.volume_labels["fusevol.pool"] == "copy"
 
 
 async def test_a_damaged_one_is_listed_needs_a_name_and_can_be_deleted(opened: Open, tmp_path: Path) -> None:
