@@ -39,7 +39,7 @@ from fusevol.api.enums import (
     VolumeStatus,
 )
 from fusevol.api.io import Buffer, IODriver
-from fusevol.api.names import VolumeRef, check_name, parse_volume_ref
+from fusevol.api.names import VolumeRef, by_name, check_name, parse_volume_ref
 from fusevol.api.null import BlockNotSupported, IONotSupported, SnapshotNotSupported, StatsNotSupported
 from fusevol.api.registry import new_volume_driver_registry
 from fusevol.api.store import LockToken, Store, StoreEnumerator
@@ -118,6 +118,7 @@ __all__ = [
     "VolumeSpec",
     "VolumeState",
     "VolumeStatus",
+    "by_name",
     "check_name",
     "from_json",
     "new_volume_driver_registry",
