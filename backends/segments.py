@@ -18,7 +18,8 @@ from pathlib import Path
 from fusevol.backends.ahead import AHEAD_BYTES, SMALL_BYTES, Ahead
 from fusevol.backends.overwriter import Overwrite, Overwriter, Overwritten
 from fusevol.backends.readahead import ReadAhead
-from fusevol.backends.systemcalls import ALIGNMENT, fsync_directory, is_aligned, overwrites_in_place, punch, translate
+from fusevol.backends.segment_file import Segment
+from fusevol.backends.systemcalls import fsync_directory, is_aligned, overwrites_in_place, punch, translate
 from fusevol.errors import NotSupported, VolumeNotFound
 
 __all__ = ["SEGMENT_BYTES", "SegmentDirectory", "StartedWrite"]
@@ -35,22 +36,6 @@ _SETTLED_SECONDS = 86400
 _NAME = re.compile(r"([0-9a-f]{10})\.seg")
 
 
-class _Segment:
-    """The open descriptors of a segment: buffered for reading, and direct for writing where that exists."""
-
-    __slots__ = ("buffered", "direct", "users")
-
-    def __init__(self, buffered: int, direct: int | None) -> None:
-        self.buffered = buffered
-        self.direct = direct
-        self.users = 0
-
-    def close(self) -> None:
-        os.close(self.buffered)
-        if self.direct is not None:
-            os.close(self.direct)
-
-
 class SegmentDirectory:
     """Byte ranges of one volume, over files of SEGMENT_BYTES each; missing files are holes."""
 
@@ -59,7 +44,7 @@ class SegmentDirectory:
         self._lock = threading.Lock()
         #: One at a time: what one of them has taken the marks of is not durable before it is through.
         self._flushing = threading.Lock()
-        self._open: OrderedDict[int, _Segment] = OrderedDict()
+        self._open: OrderedDict[int, Segment] = OrderedDict()
         self._dirty: set[int] = set()
         self._created = False
         self._adopted = False
@@ -72,30 +57,25 @@ class SegmentDirectory:
     def _file(self, index: int) -> Path:
         return self.path / f"{index:010x}.seg"
 
-    def _get(self, index: int, *, create: bool) -> _Segment | None:
+    def _get(self, index: int, *, create: bool) -> Segment | None:
         """The segment, opened; None if there is none. The caller holds the lock, or is the only thread."""
         segment = self._open.get(index)
-        if segment is not None:
+        if segment is not None and (segment.writable or segment.users):
             self._open.move_to_end(index)
             return segment
-        path, flags = self._file(index), os.O_RDWR | os.O_CLOEXEC
+        if segment is not None:
+            # Its file system may be writable again by now.
+            self._open.pop(index).close()
         try:
-            buffered = os.open(path, flags)
+            segment = Segment.open(self._file(index), create=False)
         except FileNotFoundError:
             if not self.path.is_dir():
                 raise VolumeNotFound(f'volume "{self.path.name}" does not exist') from None
             if not create:
                 return None
-            buffered = os.open(path, flags | os.O_CREAT, 0o600)
+            segment = Segment.open(self._file(index), create=True)
             self._created = True
-        try:
-            direct = os.open(path, flags | os.O_DIRECT)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                os.close(buffered)
-                raise
-            direct = None
-        segment = self._open[index] = _Segment(buffered, direct)
+        self._open[index] = segment
         while len(self._open) > _OPEN_FILES:
             # Not the one with zeros, which is the head's: to give those back takes the disk.
             kept = index, self._ahead.unused[0] // SEGMENT_BYTES
@@ -115,7 +95,7 @@ class SegmentDirectory:
         segment.close()
 
     @contextmanager
-    def _use(self, index: int, *, create: bool = False) -> Iterator[_Segment | None]:
+    def _use(self, index: int, *, create: bool = False) -> Iterator[Segment | None]:
         """Hold a segment open, so that no other thread closes it meanwhile."""
         with self._lock:
             segment = self._get(index, create=create)
@@ -216,7 +196,7 @@ class SegmentDirectory:
             count = min(size - at, SEGMENT_BYTES - inner)
             with self._use(index, create=True) as segment:
                 assert segment is not None  # created if need be
-                _write_all(segment, data[at : at + count], inner, durable=size <= SMALL_BYTES)
+                segment.write(data[at : at + count], inner, durable=size <= SMALL_BYTES)
                 # Marked only now: a flush that took the marks earlier owes this write nothing, the next one does.
                 if size > SMALL_BYTES:
                     with self._lock:
@@ -396,12 +376,3 @@ class StartedWrite:
             raise translate(error, f'volume "{self._volume_id}" could not be written') from error
         self._held.close()
         return written
-
-
-def _write_all(segment: _Segment, data: memoryview, offset: int, *, durable: bool) -> None:
-    fd = segment.direct if segment.direct is not None and is_aligned(data, offset) else segment.buffered
-    while data:
-        written = os.pwritev(fd, [data], offset, os.RWF_DSYNC if durable else 0)
-        data, offset = data[written:], offset + written
-        if written % ALIGNMENT:
-            fd = segment.buffered

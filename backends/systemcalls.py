@@ -22,7 +22,8 @@ def translate(error: OSError, what: str) -> BackendError | VolumeNotFound:
     """The fusevol error for an operating-system error; `what` says what could not be done."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(f"{what}: {error.strerror}", hint="free space on the file system, then try again")
-    return BackendError(f"{what}: {error.strerror or error}")
+    hint = "what is there can be read: fusevol mount VOL@SNAP" if error.errno == errno.EROFS else None
+    return BackendError(f"{what}: {error.strerror or error}", hint=hint)
 
 
 def fsync_directory(path: Path) -> None:

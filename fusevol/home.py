@@ -181,6 +181,8 @@ def _parse(text: str, where: str, default: Pool) -> Config:
         if not isinstance(table["backend"], str):
             raise mistake("it must be the name of a backend", "pools", name, "backend")
         attributes = {attribute: value for attribute, value in table.items() if attribute not in _POOL_KEYS}
+        if isinstance(path := attributes.get("path"), str) and not os.path.isabs(path):
+            raise mistake("it must be an absolute path", "pools", name, "path")
         try:
             cache_size = parse_size(str(table.get("cache_size", _CACHE_SIZE)))
         except ValueError as error:

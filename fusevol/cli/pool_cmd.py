@@ -43,7 +43,7 @@ def pool_ls(json: JsonOption = False) -> None:
       fusevol pool ls
     """
     from fusevol.driver import LocalDriver
-    from fusevol.driver.upkeep import PoolState
+    from fusevol.driver.overview import PoolState
 
     async def work(driver: LocalDriver) -> list[PoolState]:
         return await driver.upkeep.pools()

@@ -19,7 +19,7 @@ def status(json: JsonOption = False) -> None:
       fusevol status
     """
     from fusevol.driver import LocalDriver
-    from fusevol.driver.upkeep import Overview
+    from fusevol.driver.overview import Overview
 
     async def work(driver: LocalDriver) -> Overview:
         await driver.store.verify()

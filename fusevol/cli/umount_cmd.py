@@ -27,12 +27,16 @@ def umount(
       fusevol umount /mnt/web
     """
     from fusevol.driver import LocalDriver
+    from fusevol.driver.mounting import absolute
+    from fusevol.driver.mounts import is_ours, mount_at
     from fusevol.forms.objects import display_name, kind_of
 
     async def work(driver: LocalDriver) -> dict[str, str]:
-        if "/" in target:
+        if "/" in target or target in (".", ".."):
             volume_id, path = await driver.mounting.mounted_at(target), target
             if not volume_id:
+                if is_ours(mount_at(absolute(target))):
+                    raise VolumeDetached(f"what is mounted on {target} has no record here", hint=f"umount {target}")
                 raise VolumeDetached(f"no volume is mounted on {target}")
         else:
             volume_id, path = (await driver.resolve(target)).id, ""

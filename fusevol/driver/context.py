@@ -56,7 +56,8 @@ def data_missing(volume: Volume) -> CorruptData:
     """The error where a volume has a record, and no data."""
     return CorruptData(
         f'the data of volume "{volume.locator.name}" is missing from pool "{pool_of(volume)}"',
-        hint=f"if it is lost for good, remove the record: fusevol rm {volume.locator.name}",
+        hint="is its disk mounted, and is config.toml right? "
+        f"Only if it is lost for good, remove the record: fusevol rm {volume.locator.name}",
     )
 
 

@@ -5,16 +5,16 @@ from the pools alone; those of snapshots come from the log as ever.
 """
 
 import uuid
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
 import msgspec
+import trio
 
 from fusevol.api import Volume, VolumeLocator, check_name, from_json
 from fusevol.driver.about import lasting
 from fusevol.driver.claims import Held, held
-from fusevol.driver.context import Context
+from fusevol.driver.context import Context, pool_of
 from fusevol.driver.records import available, in_pool
 from fusevol.driver.snapshots import Snapshots
 from fusevol.errors import (
@@ -29,8 +29,10 @@ from fusevol.errors import (
 )
 from fusevol.store import Life
 
-__all__ = ["Importable", "Importing", "unrecorded"]
+__all__ = ["Importable", "Importing"]
 
+#: How many volumes are looked at at once.
+_AT_ONCE = 16
 _NOBODY = Held(Life.GONE, "", False)
 #: For what does not say when it was made.
 _LAST = datetime.max.replace(tzinfo=UTC)
@@ -56,12 +58,6 @@ class Importable(msgspec.Struct, frozen=True, kw_only=True):
         return "" if self.held.life is Life.GONE else self.held.by
 
 
-async def unrecorded(context: Context, pool: str, known: Sequence[str] = ()) -> list[str]:
-    """Ids of what is in a pool and has no record. known: of some that have. Raises as `Backend.list` does."""
-    there = set(await context.backend(pool).list()) - set(known)
-    return sorted(there - {volume.id for volume in await context.store.inspect(sorted(there))})
-
-
 class Importing:
     """Makes records, in one state directory, of volumes that are in its pools."""
 
@@ -75,9 +71,7 @@ class Importing:
         Raises BackendError where a pool does not answer, InvalidArgument where there is none of that name.
         """
         pools = [pool] if pool else list(self._context.home.config.pools)
-        found = [
-            await self._look(volume_id, name) for name in pools for volume_id in await unrecorded(self._context, name)
-        ]
+        found = [item for name in pools for item in await self._look_into(name)]
         pools_of = {item.id: [other.pool for other in found if other.id == item.id] for item in found}
         found = [
             msgspec.structs.replace(item, problem=f"it is in several pools: {', '.join(pools_of[item.id])}")
@@ -87,6 +81,46 @@ class Importing:
         ]
         # So a clone comes after what it is a clone of.
         return sorted(found, key=lambda item: (item.record.ctime if item.record else _LAST, item.id))
+
+    async def refuse_if_there(self, name: str, pool: str) -> None:
+        """Raise AlreadyExists where a pool has a volume of that name that has no record here.
+
+        After the records were lost, whoever makes their volumes when they miss them would find them empty. In a pool
+        that is asked over a network this is only looked at as long as no volume of it has a record.
+        """
+        context = self._context
+        if context.backend(pool).traits.remote and any(
+            pool_of(volume) == pool for volume, _ in await context.store.volumes()
+        ):
+            return
+        for item in await self._look_into(pool):
+            if item.name == name:
+                raise AlreadyExists(
+                    f'pool "{pool}" has a volume "{name}" already, that has no record here',
+                    hint=f"to have it: fusevol import {item.id}; to have it under another name: "
+                    f"fusevol import {item.id} NAME",
+                )
+
+    async def _look_into(self, pool: str) -> list[Importable]:
+        """What is in a pool and has no record. Raises as `Backend.list` does."""
+        found: list[Importable] = []
+        failures: list[FusevolError] = []
+        at_once = trio.CapacityLimiter(_AT_ONCE)
+
+        async def look(volume_id: str) -> None:
+            async with at_once:
+                try:
+                    found.append(await self._look(volume_id, pool))
+                except FusevolError as error:
+                    failures.append(error)
+
+        unrecorded = await self._context.store.unknown(await self._context.backend(pool).list())
+        async with trio.open_nursery() as nursery:
+            for volume_id in unrecorded:
+                nursery.start_soon(look, volume_id)
+        if failures:
+            raise failures[0]
+        return found
 
     async def _look(self, volume_id: str, pool: str) -> Importable:
         from fusevol.log import check_ready, read_manifest
@@ -129,9 +163,13 @@ class Importing:
             )
         record = _record(found, name)
         async with self._context.lock(record):
-            if await self._context.store.inspect([found.id]):
-                raise AlreadyExists(f'volume "{found.id}" has a record already')
-            await self._context.store.create_vol(record)
+            if known := await self._context.store.inspect([found.id]):
+                raise AlreadyExists(f'volume "{found.id}" has a record already, as "{known[0].locator.name}"')
+            try:
+                await self._context.store.create_vol(record)
+            except AlreadyExists as error:
+                error.hint = f"to give it another name: fusevol import {found.id} NAME"
+                raise
         # Who looks at them makes their records as well; here it is for `ls` to count them.
         with suppress(FusevolError):
             await self._snapshots.of(record)

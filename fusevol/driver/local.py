@@ -158,6 +158,8 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
             raise NotSupported(
                 f'pool "{pool_of(record)}" keeps nothing once this process ends', hint="choose another with --pool"
             )
+        if await self.store.named(locator.name) is None:
+            await self.importing.refuse_if_there(locator.name, pool_of(record))
         for _ in range(_ATTEMPTS):
             existing = await self.store.named(locator.name)
             if existing is None:

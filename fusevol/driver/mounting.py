@@ -60,6 +60,7 @@ class Mounting:
         from fusevol.driver.server import serve_mount
 
         path = absolute(path)
+        self._refuse_own_place(path)
         record = await self._context.store.get_vol(volume_id)
         if record.is_snapshot:
             return await self._mount_snapshot(record, path, options, force=force)
@@ -73,6 +74,23 @@ class Mounting:
                     self._context.refuse_if_mounted(volume, "mounted twice")
                 return await self._mount_again(volume, path)
             return await self._start(serve_mount, volume, name, path, options, force=force)
+
+    def _refuse_own_place(self, path: str) -> None:
+        """Raise InvalidArgument for a mountpoint over what its mount needs, which would wait for itself for ever."""
+        home, where = self._context.home, os.path.realpath(path)
+        above = {home.path: "the state directory", home.cache: "the cache of the state directory"}
+        for pool in home.config.pools.values():
+            if isinstance(directory := pool.attributes.get("path"), str):
+                above[Path(directory)] = f'the directory of pool "{pool.name}"'
+        for place, what in above.items():
+            own = os.path.realpath(place)
+            common = os.path.commonpath([own, where])
+            if common == where or (common == own and place != home.path):
+                raise InvalidArgument(
+                    f'"{path}" cannot be a mountpoint: {what}, "{place}", '
+                    f"{'is' if own == where else 'is below' if common == where else 'is above'} it",
+                    hint="mount on another directory",
+                )
 
     async def _start(
         self,

@@ -1,18 +1,14 @@
 """The care of data: what volumes take up, whether it is sound, and giving back what nobody needs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
-import trio
 
-from fusevol.api import Volume, VolumeState
-from fusevol.driver import snapmounts
-from fusevol.driver.attachment import believed
-from fusevol.driver.context import Context, pool_of
-from fusevol.driver.importing import unrecorded
-from fusevol.driver.mounts import is_ours, mount_at
+from fusevol.api import Volume
+from fusevol.driver.context import Context
+from fusevol.driver.overview import Overseeing
 from fusevol.driver.snapshots import Snapshots
 from fusevol.errors import (
     CorruptData,
@@ -31,8 +27,6 @@ if TYPE_CHECKING:
 __all__ = [
     "REMOVED",
     "CheckReport",
-    "Overview",
-    "PoolState",
     "Problem",
     "Reclaimed",
     "SnapshotSize",
@@ -47,8 +41,6 @@ Progress = Callable[[int, int], None]
 REMOVED = "removed: its creation or deletion was interrupted"
 
 _BLOCK = 4096
-#: In the names of parameters that are not to be shown.
-_SECRET = ("secret", "password", "token", "account_key", "sas_key", "service_account_key", "private_key")
 
 
 class SnapshotSize(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,38 +97,11 @@ class Reclaimed(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-class PoolState(msgspec.Struct, frozen=True, kw_only=True):
-    """A pool: its backend, its parameters, the volumes in it. orphans: ids of data without a record here.
-
-    error: why it cannot be used, in one line; empty where it can.
-    """
-
-    name: str
-    backend: str
-    attributes: dict[str, object]
-    volumes: int = 0
-    orphans: tuple[str, ...] = ()
-    error: str = ""
-
-
-class Overview(msgspec.Struct, frozen=True, kw_only=True):
-    """A state directory at a glance. problems: what somebody should look at, a line each."""
-
-    home: str
-    version: str
-    volumes: int
-    snapshots: int
-    mounted: int
-    in_use: tuple[str, ...]
-    pools: tuple[PoolState, ...]
-    problems: tuple[str, ...]
-
-
-class Upkeep:
+class Upkeep(Overseeing):
     """Usage, checks and space of volumes. What only reads holds no lock, and works on mounted volumes as well."""
 
     def __init__(self, context: Context, snapshots: Snapshots) -> None:
-        self._context = context
+        super().__init__(context)
         self._snapshots = snapshots
 
     async def flush(self, volume: Volume) -> None:
@@ -243,92 +208,6 @@ class Upkeep:
         except (VolumeBusy, NotSupported, ReadOnly) as error:
             return Reclaimed(name=name, note=str(error))
 
-    # -- the whole --------------------------------------------------------------------------------
-
-    async def overview(self) -> Overview:
-        """What there is, and what is wrong."""
-        from fusevol import __version__
-
-        context = self._context
-        found = await context.store.volumes()
-        volumes = [believed(volume) for volume, _ in found]
-        held = await context.store.locks()
-        names = {volume.id: volume.locator.name for volume in volumes}
-        locked = {lock.volume_id for lock in held}
-        problems = [
-            f'volume "{volume.locator.name}": its {what} was interrupted; fusevol gc removes what is left of it'
-            for volume in volumes
-            for state, what in ((VolumeState.PENDING, "creation"), (VolumeState.DELETED, "deletion"))
-            if volume.state is state and volume.id not in locked
-        ]
-        problems += [
-            f"{path}: the process that served this mount is gone; unmount it"
-            for record, _ in found
-            if not believed(record).attached_on
-            for path in record.attach_path
-            if is_ours(mount_at(path))
-        ]
-        # Once it is not mounted any more, it is what its last mount ended with.
-        problems += [f'volume "{v.locator.name}": {v.error}' for v in volumes if v.error and v.attached_on]
-        # Of very many, those that somebody mounted by itself.
-        snapshots = [record for record in await context.store.in_state(VolumeState.ATTACHED) if record.is_snapshot]
-        mounts_of_snapshots = sum(len(snapmounts.servers(record)) for record in snapshots)
-        problems += [
-            f"{path}: the process that served this mount is gone; unmount it"
-            for record in snapshots
-            for path in record.attach_path
-            if path not in snapmounts.servers(record) and is_ours(mount_at(path))
-        ]
-        pools = await self._pools(volumes)
-        for pool in pools:
-            if pool.error:
-                problems.append(f'pool "{pool.name}": {pool.error}')
-            if pool.orphans:
-                what = f"{len(pool.orphans)} volumes" if len(pool.orphans) > 1 else f'volume "{pool.orphans[0]}"'
-                problems.append(f'pool "{pool.name}": no record here of the data of {what}; see fusevol import')
-        return Overview(
-            home=str(context.home.path),
-            version=__version__,
-            volumes=len(volumes),
-            snapshots=sum(count for _, count in found),
-            mounted=sum(bool(volume.attached_on) for volume in volumes) + mounts_of_snapshots,
-            in_use=tuple(f"{names.get(lock.volume_id, lock.volume_id)}: {lock.owner}" for lock in held),
-            pools=tuple(pools),
-            problems=tuple(problems),
-        )
-
-    async def pools(self) -> list[PoolState]:
-        """The pools that are configured."""
-        volumes = [volume for volume, _ in await self._context.store.volumes()]
-        return await self._pools(volumes)
-
-    async def _pools(self, volumes: list[Volume]) -> list[PoolState]:
-        """All of them, as they are configured. Asked at once: who is away takes long to be given up."""
-        found: dict[str, PoolState] = {}
-
-        async def ask(name: str) -> None:
-            found[name] = await self._pool(name, volumes)
-
-        names = list(self._context.home.config.pools)
-        async with trio.open_nursery() as nursery:
-            for name in names:
-                nursery.start_soon(ask, name)
-        return [found[name] for name in names]
-
-    async def _pool(self, name: str, volumes: list[Volume]) -> PoolState:
-        pool = self._context.home.pool(name)
-        state = PoolState(
-            name=name,
-            backend=pool.backend,
-            attributes=_shown(pool.attributes),
-            volumes=sum(pool_of(volume) == name for volume in volumes),
-        )
-        try:
-            orphans = await unrecorded(self._context, name, known=[volume.id for volume in volumes])
-        except FusevolError as error:
-            return msgspec.structs.replace(state, error=str(error).removeprefix(f'pool "{name}": '))
-        return msgspec.structs.replace(state, orphans=tuple(orphans))
-
 
 def _key(damage: "Damage") -> tuple[int, int, str]:
     return damage.block, damage.address, damage.space
@@ -344,15 +223,3 @@ async def _check_filesystem(log: "LogVolume") -> "list[Finding]":
     from fusevol.fs.check import check_filesystem
 
     return (await check_filesystem(log)).errors
-
-
-def _shown(attributes: Mapping[str, object]) -> dict[str, object]:
-    """Parameters of a pool, without what is secret in them."""
-
-    def shown(name: str, value: object) -> object:
-        if isinstance(value, Mapping):
-            return {key: shown(key, inner) for key, inner in value.items()}
-        secret = any(word in name.lower() for word in _SECRET)
-        return "(hidden)" if secret and value else value
-
-    return {name: shown(name, value) for name, value in attributes.items()}

@@ -250,6 +250,11 @@ class LogVolume(VolumeContents):
 
     async def reclaim(self) -> None:
         """Checkpoint, and give back all dead space there is. Raises as `flush` does."""
+        await self._give_back()
+        # The free list as it is stored has it still, and who looks from outside would count it.
+        await self._give_back()
+
+    async def _give_back(self) -> None:
         await self._reclaim(0)  # the checkpoint may need that room
         await self._change(lambda: Change())
         await self._reclaim(0)
@@ -264,7 +269,7 @@ class LogVolume(VolumeContents):
         if (self.state.free.blocks + len(self.path.dead()) << BLOCK_SHIFT) + self._unsaved() < _RELIEF:
             return
         try:
-            await self.reclaim()
+            await self._give_back()
             self.background_error = None
         except FusevolError as error:
             self.background_error = error

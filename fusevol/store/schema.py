@@ -101,6 +101,13 @@ def _migrate(db: sqlite3.Connection, path: str) -> None:
         raise
 
 
+#: A process that serves a mount has the database open, and goes on with files of it that are not there any more.
+_ANEW = (
+    "unmount what is mounted (umount PATH), move fusevol.db, fusevol.db-wal and fusevol.db-shm away, "
+    "and have the records made anew: fusevol import --all"
+)
+
+
 def _code(error: sqlite3.Error) -> int:
     """SQLite's primary result code."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
@@ -110,8 +117,11 @@ def translate(error: sqlite3.Error, path: str) -> FusevolError:
     """The error that stands for one of SQLite's."""
     code = _code(error)
     if code == sqlite3.SQLITE_BUSY:
-        return BackendError(f"the records in {path} stay locked by another process", hint="try again")
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return BackendError(
+            f"the records in {path} stay locked by another process",
+            hint=f"try again; if {Path(path).name} was replaced or emptied meanwhile, {_ANEW}",
+        )
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "malformed" in str(error):
         return corrupt(path, str(error))
     if code == sqlite3.SQLITE_FULL:
         return NoSpace(f"the disk of {path} is full")
@@ -123,7 +133,8 @@ def translate(error: sqlite3.Error, path: str) -> FusevolError:
             f"the state directory {Path(path).parent} cannot be used: {reason}",
             hint="see to its permissions, or choose another with --home",
         )
-    return BackendError(f"the records in {path} cannot be used: {error}")
+    replaced = f"if {Path(path).name} was deleted or replaced, {_ANEW}" if code == sqlite3.SQLITE_IOERR else None
+    return BackendError(f"the records in {path} cannot be used: {error}", hint=replaced)
 
 
 def corrupt(path: str, reason: str) -> CorruptData:
@@ -131,5 +142,5 @@ def corrupt(path: str, reason: str) -> CorruptData:
     return CorruptData(
         f"the records in {path} are damaged: {reason}",
         hint=f"the data of the volumes is elsewhere, and not affected; put {Path(path).name} back from a backup, "
-        "or move it away and have the records made anew: fusevol import --all",
+        f"or {_ANEW}",
     )

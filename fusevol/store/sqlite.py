@@ -225,6 +225,11 @@ class SqliteStore(StoreEnumerator):
 
         return await self._run(work)
 
+    async def unknown(self, volume_ids: Sequence[str]) -> list[str]:
+        """Those of some ids that nothing has, in their order."""
+        found = await self._run(lambda db: {row[0] for row in db.execute("select id from volumes")})
+        return [volume_id for volume_id in volume_ids if volume_id not in found]
+
     async def named(self, name: str, *, parent: str = "") -> Volume | None:
         """The volume of that name; with `parent`, that volume's snapshot. None where there is none."""
         return await self._run(lambda db: self._named(db, parent, name))

@@ -76,7 +76,7 @@ def test_the_json_objects_are_as_documented(fusevol: Fusevol) -> None:
     assert fusevol.json("check", "web") == {"volume": "web", "verified": 0, "problems": []}
     assert fusevol.json("scrub", "web") == {"volume": "web", "verified": 0, "problems": []}
     assert [set(item) for item in fusevol.json("gc", "web")] == [{"name", "freed", "note"}]
-    pool_keys = {"name", "backend", "attributes", "volumes", "orphans", "error"}
+    pool_keys = {"name", "backend", "attributes", "volumes", "orphans", "missing", "error"}
     assert [set(pool) for pool in fusevol.json("pool", "ls")] == [pool_keys]
     assert set(fusevol.json("status")) == {
         "home", "version", "volumes", "snapshots", "mounted", "in_use", "pools", "problems",
@@ -141,9 +141,11 @@ def test_drivers_are_listed_as_documented(fusevol: Fusevol) -> None:
 
 
 def test_volumes_whose_records_are_lost_are_listed_and_imported(fusevol: Fusevol) -> None:
-    for name in ("web", "shop", "shop"):
+    for name in ("web", "shop", "desk"):
         made = fusevol.json("create", name, "--size", "1G")
         fusevol("snapshot", f"{name}@s")
+        if name == "desk":
+            fusevol("rename", name, "shop")
         for path in fusevol.home.glob("fusevol.db*"):
             path.unlink()
     listed = fusevol.json("import")

@@ -127,6 +127,33 @@ def test_a_record_store_that_is_damaged_is_reported_and_left_as_it_is(created: V
     assert not created.mounted
 
 
+def test_records_that_were_deleted_under_a_mount_are_made_anew_once_it_is_unmounted(volume: Volume) -> None:
+    (volume.path / "file").write_bytes(b"kept")
+    (volume.home / "fusevol.db").unlink()
+    said = volume.refused("ls")
+    assert "umount PATH" in said
+    assert "fusevol.db-wal" in said
+    assert "fusevol import --all" in said
+    # As it says.
+    volume.bench.run("umount", volume.path)
+    until(lambda: not volume.bench.servers(), "the mount process to end")
+    for path in volume.home.glob("fusevol.db*"):
+        path.unlink()
+    volume.fusevol("import", "--all")
+    volume.mount()
+    assert (volume.path / "file").read_bytes() == b"kept"
+
+
+def test_here_is_a_path(created: Volume, bench: Bench) -> None:
+    home = {"FUSEVOL_HOME": os.fspath(created.home)}
+    bench.run(FUSEVOL, "mount", created.name, ".", cwd=created.path, env=home)
+    assert created.mounted
+    # Whoever is there keeps it busy.
+    assert "in use" in bench.run(FUSEVOL, "umount", ".", cwd=created.path, env=home, status=1)
+    bench.run(FUSEVOL, "umount", f"{created.path}/../{created.path.name}", env=home)
+    assert not created.mounted
+
+
 @pytest.fixture
 def public() -> Iterator[Path]:
     with public_directory() as path:

@@ -120,6 +120,33 @@ def small_disk(place: Path) -> Iterator[Path]:
         quiet.shell(f"umount {disk} || umount -l {disk}", status=None)
 
 
+def test_what_is_on_a_disk_that_became_read_only_can_be_read(small_disk: Path, bench: Bench, place: Path) -> None:
+    """As ext4 makes it when it finds an error."""
+    home = place / "home"
+    home.mkdir()
+    (home / "config.toml").write_text(f'[pools.default]\nbackend = "file"\npath = "{small_disk}/volumes"\n')
+    volume = Volume(bench, home).create().mount()
+    (volume.path / "file").write_bytes(b"kept")
+    volume.command("snapshot", "good")
+    volume.umount()
+    bench.shell(f"mount -o remount,ro {small_disk}")
+    try:
+        for word in ("check", "scrub", "usage", "du"):
+            volume.fusevol(word, volume.name)
+        volume.fusevol("mount", f"{volume.name}@good", volume.path)
+        assert (volume.path / "file").read_bytes() == b"kept"
+        volume.fusevol("umount", volume.path)
+        said = volume.refused("mount", volume.name, volume.path)
+        assert "Read-only file system" in said
+        assert "fusevol mount VOL@SNAP" in said
+    finally:
+        bench.shell(f"mount -o remount,rw {small_disk}")
+    volume.mount()
+    (volume.path / "file").write_bytes(b"written again")
+    volume.umount()
+    volume.check()
+
+
 @pytest.mark.limit(90)
 def test_a_full_disk_under_a_volume_is_reported_and_once_there_is_space_it_goes_on_by_itself(
     small_disk: Path, bench: Bench

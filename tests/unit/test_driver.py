@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -19,7 +20,8 @@ from fusevol.api import (
     VolumeState,
     VolumeStatus,
 )
-from fusevol.driver import LocalDriver
+from fusevol.driver import LocalDriver, overview
+from fusevol.driver.context import POOL_LABEL
 from fusevol.driver.snapshots import AUTO_LABEL
 from fusevol.errors import (
     AlreadyExists,
@@ -411,6 +413,42 @@ async def test_the_overview_names_what_nobody_has_a_record_of(driver: LocalDrive
     assert 'pool "default": no record here of the data of volume "stray"; see fusevol import' in overview.problems
     assert any(problem.startswith('pool "wrong": ') for problem in overview.problems)
     assert dict(await driver.status())["volumes"] == "1"
+
+
+async def test_the_overview_names_volumes_without_data_and_without_a_pool(driver: LocalDriver, home: Home) -> None:
+    lost, elsewhere = await create(driver, "lost"), await create(driver, "elsewhere")
+    (home.path / "volumes" / lost).rename(home.path / "away")
+
+    def moved(volume: Volume) -> Volume:
+        locator = msgspec.structs.replace(volume.locator, volume_labels={POOL_LABEL: "gone"})
+        return msgspec.structs.replace(volume, locator=locator)
+
+    await driver.context.change(elsewhere, moved)
+    problems = (await driver.upkeep.overview()).problems
+    assert 'volume "lost": its data is missing from pool "default"; is its disk mounted?' in problems
+    assert f'volume "elsewhere": there is no pool "gone" in {home.config_path}' in problems
+    [default] = [pool for pool in await driver.upkeep.pools() if pool.name == "default"]
+    assert default.missing == ("lost",)
+
+
+async def test_a_pool_that_does_not_answer_keeps_nobody_from_seeing_the_others(
+    driver: LocalDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "_PATIENCE", 0.1)
+    await create(driver, "web")
+    monkeypatch.setattr(driver.context.backend("default"), "list", trio.sleep_forever)
+    found = {pool.name: pool.error for pool in await driver.upkeep.pools()}
+    assert found["default"] == "it has not answered for 0.1 seconds"
+    assert len(found) > 1
+
+
+@pytest.mark.parametrize("place", ["", "volumes", "cache", "volumes/below", "cache/below", ".."])
+async def test_nothing_is_mounted_over_what_its_mount_needs(driver: LocalDriver, home: Home, place: str) -> None:
+    web = await create(driver, "web")
+    path = home.path / place
+    path.mkdir(parents=True, exist_ok=True)
+    with pytest.raises(InvalidArgument, match="cannot be a mountpoint"):
+        await driver.mount(web, str(path))
 
 
 async def test_shutting_down_twice_is_harmless(driver: LocalDriver) -> None:

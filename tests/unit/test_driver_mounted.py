@@ -126,6 +126,8 @@ async def test_a_mounted_volume_is_measured_and_verified_in_use(driver: LocalDri
     # Less what the log may have taken meanwhile, to write ahead of itself.
     assert done.freed >= 2 << 20
     assert int(str(await in_thread(text, mount / ".fusevol" / "reclaim"))) < 1 << 16
+    # What is stored says so as well.
+    assert (await driver.upkeep.usage(volume)).reclaimable < 1 << 16
     await in_thread((mount / ".fusevol" / "quiesce").write_text, "60")
     assert "busy" in (await driver.upkeep.gc(volume)).note
     await in_thread((mount / ".fusevol" / "unquiesce").write_text, "1")

@@ -70,7 +70,8 @@ def test_an_unknown_pool_is_an_error_that_names_those_there_are(home: Home) -> N
         # However it is written.
         ("# [pools.fast]\npools = {fast = {backend = 3}}", "line 2: pools.fast.backend: it must be"),
         ("[pools]\nslow.backend = 'file'\nfast.backend = 3", "line 3: pools.fast.backend: it must be"),
-        ('[pools.a]\nbackend = "file"\npath = """\n[pools.b]\n"""\n[pools.b]', 'line 6: pools.b: the key "backend"'),
+        ('[pools.a]\nbackend = "file"\nnote = """\n[pools.b]\n"""\n[pools.b]', 'line 6: pools.b: the key "backend"'),
+        ('[pools.a]\nbackend = "file"\npath = "rel/dir"', "line 3: pools.a.path: it must be an absolute path"),
         ('[pools."a.b"]\nbackend = [\n1,\n]\n', "line 2: pools.a.b.backend: it must be a text"),
     ],
 )

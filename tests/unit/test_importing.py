@@ -210,7 +210,7 @@ async def test_a_name_that_is_taken_is_refused_and_another_one_is_not(opened: Op
     async with opened("first") as first:
         web = await create(first, "web")
     async with opened("second") as second:
-        await create(second, "web")
+        await second.set(await create(second, "shop"), LocatorUpdate(name="web"), None)
         item = await the_one(second)
         with pytest.raises(AlreadyExists, match='volume "web" exists already'):
             await second.importing.import_volume(item)
@@ -222,6 +222,19 @@ async def test_a_name_that_is_taken_is_refused_and_another_one_is_not(opened: Op
         assert (await second.resolve("other")).id == web
         with pytest.raises(AlreadyExists, match="has a record"):
             await second.importing.import_volume(item, "more")
+
+
+async def test_a_volume_is_not_made_anew_where_it_only_lacks_its_record(opened: Open) -> None:
+    async with opened("first") as first:
+        web = await create(first, "web")
+    async with opened("second") as second:
+        await create(second, "other")
+        with pytest.raises(AlreadyExists, match='has a volume "web" already, that has no record') as caught:
+            await create(second, "web")
+        assert f"fusevol import {web}" in str(caught.value.hint)
+        assert await names(second) == ["other"]
+        await second.importing.import_volume(await the_one(second))
+        assert await create(second, "web") == web
 
 
 async def test_what_a_process_of_this_host_has_open_is_refused(opened: Open) -> None:
