@@ -1,8 +1,8 @@
 """What ObjectBackend asks of a store: obstore's calls in worker threads, its errors in ours.
 
 obstore's asynchronous calls need asyncio; its synchronous ones release the GIL, so they run in threads.
-A call that has begun is not abandoned on cancellation: it would go on reading a buffer that its caller
-may reuse. How long it may take is for the store's `retry_config` and timeouts to say.
+A call that has begun is not abandoned on cancellation, but for listings: it would go on reading a buffer that its
+caller may reuse. How long it may take is for the store's `retry_config` and timeouts to say.
 
 A store that is a local directory differs in two ways, and `LocalClient` makes up for both: obstore does
 not make its files durable there, and has no conditional update.
@@ -81,8 +81,8 @@ class Client:
         self._limiter = trio.CapacityLimiter(PARALLEL)
         self.durable = not isinstance(store, obstore.store.MemoryStore)
 
-    async def _run(self, what: str, call: Callable[[], _T]) -> _T:
-        """Make a call in a thread; name `what` in errors."""
+    async def _run(self, what: str, call: Callable[[], _T], *, abandon: bool = False) -> _T:
+        """Make a call in a thread; name `what` in errors. abandon: whoever is cancelled does not wait for its end."""
 
         def translated() -> _T:
             try:
@@ -98,7 +98,7 @@ class Client:
                 kind = NoSpace if _FULL.search(text) else BackendError
                 raise kind(f"{what}: {text.splitlines()[0] if text else type(error).__name__}") from error
 
-        return await trio.to_thread.run_sync(translated, limiter=self._limiter)
+        return await trio.to_thread.run_sync(translated, limiter=self._limiter, abandon_on_cancel=abandon)
 
     async def exists(self, path: str) -> bool:
         """Whether there is an object at `path`."""
@@ -165,12 +165,12 @@ class Client:
             return found
 
         try:
-            return await self._run(folder, call)
+            return await self._run(folder, call, abandon=True)
         except BackendError as error:
             # A listing that breaks off is not tried again by obstore, as other requests are.
             if type(error) is not BackendError:
                 raise
-            return await self._run(folder, call)
+            return await self._run(folder, call, abandon=True)
 
     async def make_durable(self, paths: Iterable[str]) -> None:
         """Bring what was written and deleted at these paths to stable storage. Network stores have done so."""

@@ -158,9 +158,9 @@ async def test_a_put_whose_answer_was_lost_and_that_was_tried_again_has_won(stor
     class Forgetful(Client):
         """Puts twice, as a client does that got no answer the first time."""
 
-        async def _run(self, what, call):  # type: ignore[no-untyped-def]
-            result = await super()._run(what, call)
-            return await super()._run(what, call) if self.twice else result
+        async def _run(self, what, call, **how):  # type: ignore[no-untyped-def]
+            result = await super()._run(what, call, **how)
+            return await super()._run(what, call, **how) if self.twice else result
 
         twice = False
 
