@@ -49,6 +49,7 @@ _ERRORS: dict[int, type[FusevolError]] = {
 #: syncfs(2) fails once where pages of a file could not be written back, whatever has become of the file since.
 _HINTS = {
     errno.ENOSPC: "make room; if it was a write to a file that did not fit, this is said once: try again",
+    errno.ESTALE: "another process has taken the volume over: unmount it here",
     errno.EIO: "see the log of the mount; if it was a write to a file that failed before, this is said once: try again",
 }
 

@@ -39,9 +39,9 @@ class Deleting:
             await self._context.change(volume_id, deleted)
             try:
                 await self._context.remove(volume)
-            except VolumeHasSnapshots:
-                # Of a clone that has no record here.
+            except VolumeHasSnapshots as error:
                 await self._context.change(volume_id, lambda _: volume)
+                error.hint = "they have no record here; to have one, and delete them first: fusevol import"
                 raise
         if volume.source.parent:
             await self._snapshots.drop_for_clone(volume.source.parent, volume_id)
