@@ -54,6 +54,12 @@ class Pool(NamedTuple):
     attributes: Mapping[str, Any]
     cache_size: int = _CACHE_SIZE
 
+    @property
+    def directory(self) -> Path | None:
+        """The directory of this host where its data is; None where it is elsewhere, as far as its parameters say."""
+        place = self.attributes.get("path") or str(self.attributes.get("url", "")).removeprefix("file://")
+        return Path(place) if isinstance(place, str) and os.path.isabs(place) else None
+
 
 class Config(NamedTuple):
     """What config.toml says, and the defaults of what it leaves out."""
@@ -181,7 +187,7 @@ def _parse(text: str, where: str, default: Pool) -> Config:
         if not isinstance(table["backend"], str):
             raise mistake("it must be the name of a backend", "pools", name, "backend")
         attributes = {attribute: value for attribute, value in table.items() if attribute not in _POOL_KEYS}
-        if isinstance(path := attributes.get("path"), str) and not os.path.isabs(path):
+        if table["backend"] == "file" and not os.path.isabs(str(attributes.get("path", os.sep))):
             raise mistake("it must be an absolute path", "pools", name, "path")
         try:
             cache_size = parse_size(str(table.get("cache_size", _CACHE_SIZE)))

@@ -1,7 +1,6 @@
 """fusevol import."""
 
 import sys
-from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,6 +48,8 @@ def import_(
     """
     if everything and volume is not None:
         raise typer.BadParameter("--all goes without a volume")
+    if force and not everything and volume is None:
+        raise typer.BadParameter("--force needs a volume, or --all")
 
     from fusevol.forms.objects import ImportObject, import_object
 
@@ -57,23 +58,18 @@ def import_(
         if volume is None and not everything:
             return [import_object(item) for item in found]
         wanted = found if volume is None else [_the_one(found, volume)]
-        names = Counter(item.name for item in wanted if not item.problem)
         done = []
         for item in wanted:
-            problem = item.problem
-            if names[item.name] > 1:
-                # Which of them is the one that users mean by that name?
-                problem = f"{names[item.name]} volumes were called so; import them by id"
-            if everything and problem:
-                done.append(import_object(item, problem=problem))
+            if everything and item.problem:
+                done.append(import_object(item))
                 continue
             try:
                 record = await driver.importing.import_volume(item, new or "", force=force)
-                done.append(import_object(item, name=record.locator.name))
+                done.append(import_object(item, imported=record.locator.name))
             except FusevolError as error:
                 if not everything:
                     raise
-                done.append(import_object(item, problem=str(error)))
+                done.append(import_object(item, failed=str(error)))
         return done
 
     found = drive(work)

@@ -4,8 +4,7 @@ from contextlib import suppress
 
 import msgspec
 
-from fusevol.api import Volume, from_json, to_json
-from fusevol.errors import InvalidArgument
+from fusevol.api import Volume, to_json
 
 __all__ = ["about", "is_kept", "kept", "lasting"]
 
@@ -23,11 +22,21 @@ def about(record: Volume) -> str:
     return to_json(lasting(record)).decode()
 
 
+class _Spec(msgspec.Struct):
+    ephemeral: bool = False
+
+
+class _Known(msgspec.Struct):
+    """What is looked at of any version's."""
+
+    spec: _Spec
+
+
 def is_kept(text: str) -> bool:
-    """Whether a volume says of itself that it is not ephemeral."""
-    with suppress(InvalidArgument):
-        return not from_json(text, Volume).spec.ephemeral
-    return False
+    """Whether a volume does not say of itself that it is ephemeral: what cannot be read is not to be thrown away."""
+    with suppress(msgspec.MsgspecError):
+        return not msgspec.json.decode(text, type=_Known).spec.ephemeral
+    return True
 
 
 def kept(record: Volume) -> Volume:

@@ -37,20 +37,6 @@ def _own(process: Process, home: Path) -> _Holder:
     return _Holder(process=process, home=str(home), place=f"{there.st_dev}:{there.st_ino}")
 
 
-def _holder(text: str) -> _Holder | None:
-    """None for one of a later version."""
-    try:
-        return msgspec.json.decode(text, type=_Holder)
-    except msgspec.MsgspecError:
-        return None
-
-
-def _told(holder: _Holder | None) -> tuple[Life, str]:
-    if holder is None:
-        return Life.UNKNOWN, "another process"
-    return holder.process.life, f"{holder.process} with the state directory {holder.home}"
-
-
 class Held(NamedTuple):
     """Whether the holder that a manifest names still runs, what errors call it, and whether its records are these."""
 
@@ -58,13 +44,28 @@ class Held(NamedTuple):
     by: str
     here: bool
 
+    def refuse(self, volume: str, *, force: bool, how: str) -> None:
+        """Raise VolumeBusy, or VolumeAttachedOnRemoteNode without `force`; how: the command that forces it."""
+        if self.life is Life.RUNS:
+            raise VolumeBusy(f'volume "{volume}" is in use by {self.by}', hint="unmount it there")
+        if self.life is Life.UNKNOWN and not force:
+            raise VolumeAttachedOnRemoteNode(
+                f'volume "{volume}" is in use by {self.by}, which cannot be seen from here',
+                hint=f"unmount it there; or if that has ended for sure: {how}",
+            )
+
 
 def held(text: str, process: Process, home: Path) -> Held:
     """What a manifest says of its holder to a process of a state directory. Nobody is gone."""
     if not text:
         return Held(Life.GONE, "", False)
-    holder = _holder(text)
-    return Held(*_told(holder), holder is not None and holder.shares_records_with(_own(process, home)))
+    try:
+        holder = msgspec.json.decode(text, type=_Holder)
+    except msgspec.MsgspecError:
+        # Of a later version.
+        return Held(Life.UNKNOWN, "another process", False)
+    by = f"{holder.process} with the state directory {holder.home}"
+    return Held(holder.process.life, by, holder.shares_records_with(_own(process, home)))
 
 
 def claim(volume: Volume, process: Process, home: Path, *, force: bool) -> Claim:
@@ -72,19 +73,10 @@ def claim(volume: Volume, process: Process, home: Path, *, force: bool) -> Claim
 
     It is refused with VolumeBusy, or VolumeAttachedOnRemoteNode where the holder cannot be seen.
     """
-    own = _own(process, home)
 
     def admit(text: str) -> None:
-        holder = _holder(text)
-        if holder and holder.shares_records_with(own):
-            return
-        life, by = _told(holder)
-        if life is Life.RUNS:
-            raise VolumeBusy(f'volume "{volume.id}" is in use by {by}', hint="unmount it there")
-        if life is Life.UNKNOWN and not force:
-            raise VolumeAttachedOnRemoteNode(
-                f'volume "{volume.id}" is in use by {by}, which cannot be seen from here',
-                hint=f"unmount it there; or if that has ended for sure: fusevol mount --force {volume.id} PATH",
-            )
+        holder = held(text, process, home)
+        if not holder.here:
+            holder.refuse(volume.id, force=force, how=f"fusevol mount --force {volume.id} PATH")
 
-    return Claim(msgspec.json.encode(own).decode(), admit, about(volume))
+    return Claim(msgspec.json.encode(_own(process, home)).decode(), admit, about(volume))

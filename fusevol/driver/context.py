@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 import trio
 
-from fusevol.api import Volume, VolumeState
-from fusevol.api.names import by_name
+from fusevol.api import Volume, VolumeState, by_name
 from fusevol.driver.about import about, is_kept, kept
 from fusevol.driver.attachment import believed, detached, is_mounted, lease_of, refuse_if_elsewhere, server_of
 from fusevol.driver.control import Control
@@ -172,22 +171,14 @@ class Context:
         """
         interrupted = "creation" if record.state is VolumeState.PENDING else "deletion"
         missing = f'volume "{record.locator.name}" does not exist: its {interrupted} was interrupted'
-        await self.refuse_if_claimed(record)
-        if record.state is VolumeState.PENDING and (manifest := await self._manifest(record)) and manifest.writer:
+        manifest = await self.refuse_if_claimed(record)
+        if record.state is VolumeState.PENDING and manifest and manifest.writer:
             await self._forget(record)
             return VolumeNotFound(
-                f"{missing}, and another state directory has it now", hint="fusevol import has it, too"
+                f"{missing}, and another state directory has it now", hint="to have it here as well: fusevol import"
             )
         await self.remove(record)
         return VolumeNotFound(f"{missing}; what was left of it is removed now")
-
-    async def _manifest(self, volume: Volume) -> "Manifest | None":
-        """None where it is missing, damaged, or of a later version."""
-        from fusevol.log import read_manifest
-
-        with suppress(VolumeNotFound, CorruptData, NotSupported):
-            return (await read_manifest(self.backend_of(volume), volume.id))[0]
-        return None
 
     async def _break_lease(self, record: Volume) -> Volume:
         """Let go of what processes that cannot be seen from here have of a held volume."""
@@ -262,16 +253,20 @@ class Context:
 
         return claim(volume, self.store.owner, self.home.path, force=force)
 
-    async def refuse_if_claimed(self, volume: Volume, *, force: bool = False) -> None:
+    async def refuse_if_claimed(self, volume: Volume, *, force: bool = False) -> "Manifest | None":
         """Raise VolumeBusy or VolumeAttachedOnRemoteNode for a volume that another state directory has open.
 
-        force: not where its process cannot be seen from here. Data that is missing or damaged is claimed by nobody.
+        force: not where its process cannot be seen from here. Returns its manifest; None where its data is missing or
+        damaged, which is claimed by nobody.
         """
-        from fusevol.log import holder_of
+        from fusevol.log import read_manifest
 
         with named(volume), suppress(VolumeNotFound, CorruptData):
-            if holder := await holder_of(self.backend_of(volume), volume.id):
-                self._claim(volume, force=force).admit(holder)
+            manifest, _ = await read_manifest(self.backend_of(volume), volume.id)
+            if manifest.holder:
+                self._claim(volume, force=force).admit(manifest.holder)
+            return manifest
+        return None
 
     async def look(self, volume: Volume, work: Callable[["LogVolume"], Awaitable[T]]) -> T:
         """Run `work` on the log of a volume, opened for reading: as it was at its last barrier, or later.
@@ -335,8 +330,7 @@ class Context:
         """
         from fusevol.log import empty_volume
 
-        await self.refuse_if_claimed(volume, force=force)
-        manifest = await self._manifest(volume)
+        manifest = await self.refuse_if_claimed(volume, force=force)
         if manifest and manifest.about and is_kept(manifest.about):
             await self.change(volume.id, kept)
             return

@@ -5,6 +5,7 @@ from the pools alone; those of snapshots come from the log as ever.
 """
 
 import uuid
+from collections import defaultdict
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -23,8 +24,6 @@ from fusevol.errors import (
     FusevolError,
     InvalidArgument,
     NotSupported,
-    VolumeAttachedOnRemoteNode,
-    VolumeBusy,
     VolumeNotFound,
 )
 from fusevol.store import Life
@@ -72,15 +71,22 @@ class Importing:
         """
         pools = [pool] if pool else list(self._context.home.config.pools)
         found = [item for name in pools for item in await self._look_into(name)]
-        pools_of = {item.id: [other.pool for other in found if other.id == item.id] for item in found}
-        found = [
-            msgspec.structs.replace(item, problem=f"it is in several pools: {', '.join(pools_of[item.id])}")
-            if len(pools_of[item.id]) > 1
-            else item
-            for item in found
-        ]
+        pools_of, ids_of = defaultdict[str, list[str]](list), defaultdict[str, set[str]](set)
+        for item in found:
+            pools_of[item.id].append(item.pool)
+            ids_of[item.name].add(item.id)
+
+        def with_others(item: Importable) -> Importable:
+            problem = item.problem
+            if len(pools := pools_of[item.id]) > 1:
+                problem = f"it is in several pools: {', '.join(pools)}"
+            elif not problem and len(ids := ids_of[item.name]) > 1:
+                # Which of them is the one that users mean by that name?
+                problem = f"{len(ids)} volumes were called so: import it by id"
+            return msgspec.structs.replace(item, problem=problem)
+
         # So a clone comes after what it is a clone of.
-        return sorted(found, key=lambda item: (item.record.ctime if item.record else _LAST, item.id))
+        return sorted(map(with_others, found), key=lambda item: (item.record.ctime if item.record else _LAST, item.id))
 
     async def refuse_if_there(self, name: str, pool: str) -> None:
         """Raise AlreadyExists where a pool has a volume of that name that has no record here.
@@ -152,15 +158,10 @@ class Importing:
         needs a name, or no driver made it, VolumeBusy while a process of this host has it open,
         VolumeAttachedOnRemoteNode.
         """
-        life, by, here = found.held
-        if life is Life.RUNS:
-            raise VolumeBusy(f'volume "{found.name}" is in use by {by}', hint="unmount it there")
-        if life is Life.UNKNOWN and here and not force:
-            # Of one of another state directory, whoever attaches the volume will be told.
-            raise VolumeAttachedOnRemoteNode(
-                f'volume "{found.name}" is in use by {by}, which cannot be seen from here',
-                hint=f"unmount it there; or if that has ended for sure: fusevol import --force {found.id}",
-            )
+        # Of one of another state directory that cannot be seen, whoever attaches the volume will be told.
+        found.held.refuse(
+            found.name or found.id, force=force or not found.held.here, how=f"fusevol import --force {found.id}"
+        )
         record = _record(found, name)
         async with self._context.lock(record):
             if known := await self._context.store.inspect([found.id]):

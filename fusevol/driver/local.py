@@ -138,6 +138,7 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
 
         The label `fusevol.pool` chooses the pool; a clone is in its parent's. Without a size, a clone has its
         parent's. exist_ok: a volume of that name, size and parent that is there already is the one asked for.
+        Where its pool has a volume of that name whose record was lost, that is AlreadyExists: see `Importing`.
         """
         check_name(locator.name, "volume")
         check_labels(locator.volume_labels, pool=True)
@@ -158,11 +159,10 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
             raise NotSupported(
                 f'pool "{pool_of(record)}" keeps nothing once this process ends', hint="choose another with --pool"
             )
-        if await self.store.named(locator.name) is None:
-            await self.importing.refuse_if_there(locator.name, pool_of(record))
         for _ in range(_ATTEMPTS):
             existing = await self.store.named(locator.name)
             if existing is None:
+                await self.importing.refuse_if_there(locator.name, pool_of(record))
                 with suppress(AlreadyExists):
                     return await self._create(record, parent)
             elif existing.state in (VolumeState.PENDING, VolumeState.DELETED):

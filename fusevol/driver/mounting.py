@@ -80,8 +80,8 @@ class Mounting:
         home, where = self._context.home, os.path.realpath(path)
         above = {home.path: "the state directory", home.cache: "the cache of the state directory"}
         for pool in home.config.pools.values():
-            if isinstance(directory := pool.attributes.get("path"), str):
-                above[Path(directory)] = f'the directory of pool "{pool.name}"'
+            if pool.directory:
+                above[pool.directory] = f'the directory of pool "{pool.name}"'
         for place, what in above.items():
             own = os.path.realpath(place)
             common = os.path.commonpath([own, where])

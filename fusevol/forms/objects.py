@@ -191,16 +191,16 @@ def snapshot_object(volume: Volume, snapshot: Volume) -> SnapshotObject:
     )
 
 
-def import_object(item: "Importable", *, name: str | None = None, problem: str | None = None) -> ImportObject:
-    """The object of a volume that can be imported; or, with a name or a problem, that was or was not."""
+def import_object(item: "Importable", *, imported: str = "", failed: str = "") -> ImportObject:
+    """The object of a volume that can be imported; or was, under that name; or was not, for that reason."""
     record = item.record
     return ImportObject(
         id=item.id,
-        name=item.name if name is None else name,
+        name=imported or item.name,
         pool=item.pool,
         size=record.spec.size if record else 0,
         created=time_text(record.ctime) if record else None,
         held_by=item.held_by,
-        # Having a name, one that is damaged can be imported: what is wrong with it then is for the list.
-        problem=item.problem if name is None and problem is None else problem or "",
+        # One that is damaged can be imported: what is wrong with it is for the list then.
+        problem="" if imported else failed or item.problem,
     )

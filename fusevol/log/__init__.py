@@ -13,7 +13,6 @@ from fusevol.log.lifecycle import (
     delete_volume,
     describe_volume,
     empty_volume,
-    holder_of,
     open_volume,
 )
 from fusevol.log.options import LogOptions
@@ -41,7 +40,6 @@ __all__ = [
     "delete_volume",
     "describe_volume",
     "empty_volume",
-    "holder_of",
     "open_volume",
     "read_manifest",
 ]

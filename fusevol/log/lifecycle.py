@@ -37,7 +37,6 @@ __all__ = [
     "delete_volume",
     "describe_volume",
     "empty_volume",
-    "holder_of",
     "open_volume",
 ]
 
@@ -157,11 +156,6 @@ async def delete_volume(backend: Backend, volume_id: str) -> None:
 async def describe_volume(backend: Backend, volume_id: str, about: str) -> None:
     """Have a volume say that of itself, as `Manifest.about`; who has it attached goes on. Raises as `read_manifest`."""
     await update_manifest(backend, volume_id, lambda manifest: msgspec.structs.replace(manifest, about=about))
-
-
-async def holder_of(backend: Backend, volume_id: str) -> str:
-    """Who says to have the volume attached; "" for nobody. Raises VolumeNotFound, CorruptData, NotSupported."""
-    return (await read_manifest(backend, volume_id))[0].holder or ""
 
 
 async def drop_stale_pins(attachment: Attachment, snapshot: int) -> None:

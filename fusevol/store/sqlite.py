@@ -227,8 +227,9 @@ class SqliteStore(StoreEnumerator):
 
     async def unknown(self, volume_ids: Sequence[str]) -> list[str]:
         """Those of some ids that nothing has, in their order."""
-        found = await self._run(lambda db: {row[0] for row in db.execute("select id from volumes")})
-        return [volume_id for volume_id in volume_ids if volume_id not in found]
+        query = "select value from json_each(?) where not exists (select 1 from volumes where id = value) order by key"
+        ids = msgspec.json.encode(volume_ids).decode()
+        return await self._run(lambda db: [row[0] for row in db.execute(query, [ids])])
 
     async def named(self, name: str, *, parent: str = "") -> Volume | None:
         """The volume of that name; with `parent`, that volume's snapshot. None where there is none."""

@@ -152,8 +152,9 @@ def test_volumes_whose_records_are_lost_are_listed_and_imported(fusevol: Fusevol
     assert [item["name"] for item in listed] == ["web", "shop", "shop"]
     assert listed[-1] == {
         "id": made["id"], "name": "shop", "pool": "default", "size": 1 << 30, "created": made["created"],
-        "held_by": "", "problem": "",
+        "held_by": "", "problem": "2 volumes were called so: import it by id",
     }  # fmt: skip
+    assert listed[0]["problem"] == ""
     lines = [re.split(r"  +", line) for line in fusevol("import").splitlines()]
     assert lines[0] == ["ID", "NAME", "POOL", "SIZE", "CREATED", "IN USE BY", "PROBLEM"]
     assert lines[1][1:4] == ["web", "default", "1 GiB"]
@@ -161,11 +162,12 @@ def test_volumes_whose_records_are_lost_are_listed_and_imported(fusevol: Fusevol
     assert fusevol.call("import", "shop") == (2, "", said)
     assert fusevol.call("import", "nope").err.startswith('fusevol: no pool has a volume "nope" without a record here\n')
     assert fusevol.call("import", "web", "--all").status == 2
+    assert fusevol.call("import", "--force").status == 2
     assert fusevol.call("import", "--pool", "nope").status == 2
     done = fusevol.call("import", "--all")
     assert done.status == 1
     assert done.out == 'volume "web" is imported from pool "default"\n'
-    assert done.err == 2 * 'fusevol: volume "shop" is not imported: 2 volumes were called so; import them by id\n'
+    assert done.err == 2 * 'fusevol: volume "shop" is not imported: 2 volumes were called so: import it by id\n'
     assert fusevol("import", made["id"], "other") == 'volume "other" is imported from pool "default"\n'
     assert fusevol.call("import", "--all").status == 0
     assert [(volume["name"], volume["snapshots"]) for volume in fusevol.json("ls")] == [

@@ -11,12 +11,13 @@ import pytest
 import trio
 
 from fusevol.api import VolumeLocator, VolumeSpec
+from fusevol.backends.base import Backend
 from fusevol.driver import LocalDriver
 from fusevol.driver.attachment import server_of
 from fusevol.driver.claims import claim
 from fusevol.errors import Fenced, VolumeAttachedOnRemoteNode, VolumeBusy
 from fusevol.home import Home
-from fusevol.log import holder_of, open_volume
+from fusevol.log import open_volume, read_manifest
 from fusevol.store import Process
 from fusevol.testing.driver import remove_all
 
@@ -24,6 +25,11 @@ needs_fuse = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /
 
 #: A process of which nothing can be seen from here.
 CONTAINED = msgspec.structs.replace(Process.current("serving /mnt"), namespace="pid:[1]")
+
+
+async def holder_of(backend: Backend, volume_id: str) -> str:
+    """Who stands in the manifest; "" for nobody."""
+    return (await read_manifest(backend, volume_id))[0].holder or ""
 
 
 @pytest.fixture

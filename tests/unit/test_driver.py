@@ -32,7 +32,7 @@ from fusevol.errors import (
     VolumeHasSnapshots,
     VolumeNotFound,
 )
-from fusevol.home import Home
+from fusevol.home import Home, Pool
 from tests.unit.driving import BLOCK, create, get, names, read, snapshot, write
 
 
@@ -440,6 +440,17 @@ async def test_a_pool_that_does_not_answer_keeps_nobody_from_seeing_the_others(
     found = {pool.name: pool.error for pool in await driver.upkeep.pools()}
     assert found["default"] == "it has not answered for 0.1 seconds"
     assert len(found) > 1
+
+
+def test_a_pool_on_this_host_is_known_by_its_parameters() -> None:
+    for attributes, directory in (
+        ({"path": "/data"}, Path("/data")),
+        ({"url": "file:///data/objects"}, Path("/data/objects")),
+        ({"url": "s3://bucket/folder"}, None),
+        ({"path": "folder"}, None),
+        ({}, None),
+    ):
+        assert Pool("a", "any", attributes).directory == directory
 
 
 @pytest.mark.parametrize("place", ["", "volumes", "cache", "volumes/below", "cache/below", ".."])

@@ -26,6 +26,13 @@ async def fill(fs: Filesystem, count: int, *, first: int = 0) -> None:
         await fs.write(make(fs, b"file%d" % number), random.Random(number).randbytes(1500), 0)
 
 
+async def filled(fs: Filesystem, volume: LogVolume, count: int) -> int:
+    """Fill a filesystem with so many files, durably; what the volume holds then."""
+    await fill(fs, count)
+    await fs.sync()
+    return await mapped(volume)
+
+
 def remove(fs: Filesystem, count: int, *, first: int = 0, step: int = 1) -> None:
     for number in range(first, first + count, step):
         ino = fs.lookup(ROOT, b"file%d" % number).ino
@@ -41,9 +48,7 @@ async def test_the_space_of_many_deleted_small_files_comes_back() -> None:
     async with fresh() as (fs, volume):
         await fs.sync()
         empty = await mapped(volume)
-        await fill(fs, MANY)
-        await fs.sync()
-        full = await mapped(volume)
+        full = await filled(fs, volume, MANY)
         assert full > MANY * 1500
         remove(fs, MANY)
         await fs.sync()
@@ -59,9 +64,7 @@ async def test_the_space_of_many_deleted_small_files_comes_back() -> None:
 
 async def test_a_little_is_kept_for_use_until_all_of_it_is_asked_for() -> None:
     async with fresh() as (fs, volume):
-        await fill(fs, 1000)
-        await fs.sync()
-        full = await mapped(volume)
+        full = await filled(fs, volume, 1000)
         remove(fs, 1000)
         await fs.sync()
         assert await mapped(volume) >= full - (64 << 10)
@@ -84,9 +87,7 @@ async def test_what_an_earlier_mount_kept_comes_back_as_well() -> None:
 
 async def test_where_the_store_is_full_all_of_it_comes_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async with fresh() as (fs, volume):
-        await fill(fs, 1000)
-        await fs.sync()
-        full = await mapped(volume)
+        full = await filled(fs, volume, 1000)
         remove(fs, 1000)
         with monkeypatch.context() as full_store:
             full_store.setattr(volume.room, "shortage", lambda: NoSpace("the store is full"))
@@ -99,9 +100,7 @@ async def test_scattered_pages_come_back_with_one_commit_after_the_other(monkeyp
     monkeypatch.setattr(vfs, "_KEPT", 0)
     monkeypatch.setattr(vfs, "_KEPT_SHIFT", 60)
     async with fresh() as (fs, volume):
-        await fill(fs, 4000)
-        await fs.sync()
-        full = await mapped(volume)
+        full = await filled(fs, volume, 4000)
         for first in range(0, 4000, 8):
             remove(fs, 4, first=first)
         await fs.sync()
@@ -209,9 +208,7 @@ def test_a_count_larger_than_a_page_makes_no_sense() -> None:
 
 async def test_what_a_busy_log_does_not_take_is_given_back_later(monkeypatch: pytest.MonkeyPatch) -> None:
     async with fresh() as (fs, volume):
-        await fill(fs, 4000)
-        await fs.sync()
-        full = await mapped(volume)
+        full = await filled(fs, volume, 4000)
         remove(fs, 4000)
         with monkeypatch.context() as busy:
             busy.setattr(volume._log, "full", lambda: True)
@@ -224,9 +221,7 @@ async def test_a_part_of_the_list_that_cannot_be_read_keeps_no_commit_from_going
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with fresh() as (fs, volume):
-        await fill(fs, 4000)
-        await fs.sync()
-        full = await mapped(volume)
+        full = await filled(fs, volume, 4000)
         with monkeypatch.context() as disk:
 
             def fail(page: int) -> bytes:

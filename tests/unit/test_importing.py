@@ -26,7 +26,7 @@ from fusevol.errors import (
     VolumeNotFound,
 )
 from fusevol.home import Home
-from fusevol.log import open_volume
+from fusevol.log import describe_volume, open_volume
 from fusevol.store import Process
 from tests.unit.driving import BLOCK, create, get, names, read, snapshot, write
 
@@ -128,6 +128,24 @@ async def test_what_is_kept_of_an_ephemeral_one_stays_with_whoever_had_it_before
         await first.context.empty(await get(first, web))
         assert await read(second, web) == b"data"
         assert not (await get(first, web)).spec.ephemeral
+
+
+async def test_what_a_later_version_says_of_an_ephemeral_one_is_no_reason_to_empty_it(opened: Open) -> None:
+    async with opened("first") as first:
+        web = await first.create(VolumeLocator(name="web"), None, VolumeSpec(ephemeral=True))
+        backend = first.context.backend("default")
+        for said, kept in (
+            ('{"version":9,"spec":{"ephemeral":true,"more":1}}', False),
+            ('{"version":9,"spec":{"ephemeral":false,"more":1}}', True),
+            ("as nobody knows it", True),
+        ):
+            await first.context.change(web, lambda now: msgspec.structs.replace(now, spec=VolumeSpec(ephemeral=True)))
+            async with open_volume(backend, web) as log:
+                await log.write(b"data".ljust(BLOCK, b"\0"), 0)
+            await describe_volume(backend, web, said)
+            await first.context.empty(await get(first, web))
+            assert await read(first, web) == (b"data" if kept else b"")
+            assert (await get(first, web)).spec.ephemeral is not kept
 
 
 @pytest.mark.parametrize("used", [True, False])
