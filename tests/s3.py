@@ -59,9 +59,9 @@ class S3:
             return False
 
 
-def configure(home: Path, parameters: Mapping[str, object], *, cache_size: str = "64M") -> None:
-    """Have the default pool of a state directory in an object store."""
-    lines = ["[pools.default]", 'backend = "object"', f'cache_size = "{cache_size}"']
+def configure(home: Path, parameters: Mapping[str, object], *, cache_size: str = "64M", pool: str = "default") -> None:
+    """Have a pool of a state directory in an object store."""
+    lines = [f"[pools.{pool}]", 'backend = "object"', f'cache_size = "{cache_size}"']
     for key, value in parameters.items():
         pairs = value.items() if isinstance(value, dict) else [(key, value)]
         prefix = f"{key}." if isinstance(value, dict) else ""

@@ -10,7 +10,8 @@ __all__ = ["snapshots"]
 def snapshots(name: NameArgument, json: JsonOption = False) -> None:
     """List the snapshots of a volume, oldest first.
 
-    Automatic ones are taken by a restore, of what was there before, by schedule, and for a clone of the live volume.
+    Automatic ones are taken by a restore, of what was there before, by schedule, and for a clone or a copy of the live
+    volume.
 
     Example:
 

@@ -2,8 +2,8 @@
 
 import os
 import stat
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -89,11 +89,8 @@ class Contents:
 
         async def work(log: "LogVolume") -> list[FileChange]:
             async with AsyncExitStack() as stack:
-                sources: list[LogVolume | SnapshotView] = [
-                    await stack.enter_async_context(log.view(state.locator.name)) if state.is_snapshot else log
-                    for state in (old, new)
-                ]
-                await self._fetch(volume, sources)
+                one, other = [await stack.enter_async_context(_state(log, state)) for state in (old, new)]
+                await self._fetch(volume, [one, other])
                 return [
                     FileChange(
                         change=change.what,
@@ -103,7 +100,7 @@ class Contents:
                         content=change.content,
                         attributes=change.attributes,
                     )
-                    for change in await compare_filesystems(*sources)
+                    for change in await compare_filesystems(one, other)
                 ]
 
         volume = await self._volume_of([old, new])
@@ -122,9 +119,7 @@ class Contents:
 
         async def work(log: "LogVolume") -> list[Share]:
             async with AsyncExitStack() as stack:
-                source: LogVolume | SnapshotView = log
-                if state.is_snapshot:
-                    source = await stack.enter_async_context(log.view(state.locator.name))
+                source = await stack.enter_async_context(_state(log, state))
                 await self._fetch(volume, [source])
                 return await shares_of(source, names)
 
@@ -136,6 +131,17 @@ class Contents:
             for share in found
             if depth is None or share.depth <= depth
         ]  # fmt: skip
+
+
+@asynccontextmanager
+async def _state(log: "LogVolume", state: Volume) -> "AsyncIterator[LogVolume | SnapshotView]":
+    """What a record is of: the live tree of its volume, or a snapshot. Raises VolumeBusy for an unfinished copy."""
+    if not state.is_snapshot:
+        log.check_finished()
+        yield log
+        return
+    async with log.view(state.locator.name) as view:
+        yield view
 
 
 def path_text(path: bytes) -> str:

@@ -239,13 +239,17 @@ class Context:
     # -- the log ----------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def writing(self, volume: Volume, *, force: bool = False) -> AsyncIterator["LogVolume"]:
+    async def writing(
+        self, volume: Volume, *, force: bool = False, unfinished: bool = False
+    ) -> AsyncIterator["LogVolume"]:
         """Attach the log of a held volume that is not mounted.
 
-        force: take it from a process of another state directory that cannot be seen from here, too.
+        force: take it from a process of another state directory that cannot be seen from here, too. unfinished: to go
+        on with a copy, or to begin one.
         """
         self.refuse_if_mounted(volume, "opened")
-        async with self._open(volume, claim=self._claim(volume, force=force)) as log:
+        claim = self._claim(volume, force=force)._replace(unfinished=unfinished)
+        async with self._open(volume, claim=claim) as log:
             yield log
 
     def _claim(self, volume: Volume, *, force: bool = False) -> "Claim":

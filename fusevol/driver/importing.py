@@ -16,7 +16,7 @@ from fusevol.api import Volume, VolumeLocator, check_name, from_json
 from fusevol.driver.about import lasting
 from fusevol.driver.claims import Held, held
 from fusevol.driver.context import Context, pool_of
-from fusevol.driver.records import available, in_pool
+from fusevol.driver.records import available, in_pool, unfinished
 from fusevol.driver.snapshots import Snapshots
 from fusevol.errors import (
     AlreadyExists,
@@ -40,14 +40,16 @@ _LAST = datetime.max.replace(tzinfo=UTC)
 class Importable(msgspec.Struct, frozen=True, kw_only=True):
     """A volume in a pool that has no record here.
 
-    name: what it was called, "" where it does not say. record: that it had, None where it does not say. held: who has
-    it open for writing, as far as can be seen. problem: what is wrong with it, in one line; "" for nothing.
+    name: what it was called, "" where it does not say. record: that it had, None where it does not say. unfinished:
+    whether it is only partly a copy of another. held: who has it open for writing, as far as can be seen. problem: what
+    is wrong with it, in one line; "" for nothing.
     """
 
     id: str
     pool: str
     name: str = ""
     record: Volume | None = None
+    unfinished: bool = False
     held: Held = _NOBODY
     problem: str = ""
 
@@ -138,8 +140,9 @@ class Importing:
             manifest, _ = await read_manifest(self._context.backend(pool), volume_id)
             context = self._context
             found = msgspec.structs.replace(
-                found, held=held(manifest.holder or "", context.store.owner, context.home.path)
-            )
+                found, unfinished=bool(manifest.becoming),
+                held=held(manifest.holder or "", context.store.owner, context.home.path),
+            )  # fmt: skip
             check_ready(manifest, volume_id)
             if not manifest.about:
                 return msgspec.structs.replace(found, problem="it does not say what it was called")
@@ -192,7 +195,7 @@ def _record(found: Importable, name: str) -> Volume:
         record = lasting(found.record)
         locator = msgspec.structs.replace(record.locator, name=name or record.locator.name)
         record = msgspec.structs.replace(record, id=found.id, locator=locator)
-    return in_pool(available(record), found.pool)
+    return in_pool(unfinished(record) if found.unfinished else available(record), found.pool)
 
 
 def _is_uuid(text: str) -> bool:

@@ -31,6 +31,7 @@ from fusevol.driver.consumers import refuse_if_used
 from fusevol.driver.contents import Contents
 from fusevol.driver.context import Context, pool_of
 from fusevol.driver.control import Control
+from fusevol.driver.copying import Copying
 from fusevol.driver.deleting import Deleting
 from fusevol.driver.importing import Importing
 from fusevol.driver.mounting import Mounting, absolute
@@ -84,6 +85,9 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
         self.contents = Contents(self.context, self.upkeep)
         self.mounting = Mounting(self.context)
         self.importing = Importing(self.context, self.snapshots)
+        self.copying = Copying(
+            self.context, self.snapshots, lambda locator, spec: self.create(locator, None, spec, exist_ok=False)
+        )
         self.deleting = Deleting(self.context, self.snapshots)
 
     async def __aenter__(self) -> "LocalDriver":

@@ -15,6 +15,7 @@ from fusevol.driver.attachment import server_of
 from fusevol.driver.consumers import refuse_if_used, uses
 from fusevol.driver.context import Context, data_missing
 from fusevol.driver.control import Control
+from fusevol.driver.copying import refuse_if_unfinished
 from fusevol.driver.mounts import is_ours, mount_at, take_away
 from fusevol.errors import BackendError, InvalidArgument, NotSupported, VolumeBusy, VolumeDetached, VolumeNotFound
 from fusevol.mount.mounttable import find, places
@@ -67,6 +68,7 @@ class Mounting:
         async with self._context.hold(volume_id, force=force) as volume:
             name = volume.locator.name
             self._wanted(volume, options)
+            await refuse_if_unfinished(self._context, volume)
             if volume.attached_on:
                 if path in volume.attach_path and self._context.control(volume):
                     return volume

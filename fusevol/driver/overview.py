@@ -72,6 +72,11 @@ class Overseeing:
             if volume.state is state and volume.id not in locked
         ]
         problems += [
+            f'volume "{volume.locator.name}": it is an unfinished copy; the same fusevol copy goes on with it'
+            for volume in volumes
+            if volume.state is VolumeState.RESTORE and volume.id not in locked
+        ]
+        problems += [
             f"{path}: the process that served this mount is gone; unmount it"
             for record, _ in found
             if not believed(record).attached_on

@@ -37,6 +37,7 @@ class RawBytes(IODriver):
                 return bytes(await view.read(count, offset))
 
         async def from_live(log: "LogVolume") -> Buffer:
+            log.check_finished()
             return bytes(await log.read(count, offset))
 
         if count == 0 and size > 0:

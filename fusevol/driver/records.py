@@ -9,7 +9,7 @@ from fusevol.driver.context import POOL_LABEL, pool_of
 from fusevol.driver.specs import own_labels
 from fusevol.errors import InvalidArgument, NotSupported, VolumeNotFound
 
-__all__ = ["as_before", "available", "deleted", "in_pool", "inherited", "names_of"]
+__all__ = ["as_before", "available", "deleted", "in_pool", "inherited", "names_of", "unfinished"]
 
 _NAMES_SHOWN = 5
 
@@ -43,6 +43,11 @@ def in_pool(record: Volume, pool: str) -> Volume:
 def available(volume: Volume) -> Volume:
     """The record of a volume that is made."""
     return msgspec.structs.replace(volume, state=VolumeState.AVAILABLE, status=VolumeStatus.UP)
+
+
+def unfinished(volume: Volume) -> Volume:
+    """The record of a volume that is only partly a copy of another."""
+    return msgspec.structs.replace(volume, state=VolumeState.RESTORE, status=VolumeStatus.UP)
 
 
 def as_before(now: Volume, after: Volume, before: Volume) -> Volume:

@@ -2,7 +2,7 @@
 
 A snapshot is mounted by itself without its volume being attached: nothing is written, so it can be on several paths,
 each served by a process of its own. As with volumes, a process that has died has nothing mounted any more, whatever
-the record says.
+the record says. Who reads a snapshot without mounting it is in the same place.
 """
 
 from collections.abc import Mapping
@@ -18,8 +18,10 @@ from fusevol.store.processes import Life, Process, this_node
 __all__ = [
     "believed_snapshot",
     "ended",
+    "let_go",
     "mounted",
     "moved",
+    "read",
     "refuse_if_mounted",
     "servers",
     "unmounted",
@@ -27,46 +29,62 @@ __all__ = [
 ]
 
 
-def servers(snapshot: Volume) -> dict[str, Process]:
-    """The paths a snapshot is mounted on, and the living processes that serve them."""
+def _users(snapshot: Volume) -> dict[str, Process]:
+    """The living processes that use a snapshot: by path those that serve a mount, by another key those that read it."""
     found = {}
-    for path, text in snapshot.attach_info.items():
+    for key, text in snapshot.attach_info.items():
         try:
             process = msgspec.json.decode(text, type=Process)
         except msgspec.MsgspecError:
             continue
         if process.alive:
-            found[path] = process
+            found[key] = process
     return found
 
 
-def _with(snapshot: Volume, found: Mapping[str, Process]) -> Volume:
-    info = {path: msgspec.json.encode(process).decode() for path, process in found.items()}
+def servers(snapshot: Volume) -> dict[str, Process]:
+    """The paths a snapshot is mounted on, and the living processes that serve them."""
+    return {key: process for key, process in _users(snapshot).items() if key.startswith("/")}
+
+
+def _with(snapshot: Volume, users: Mapping[str, Process]) -> Volume:
+    info = {key: msgspec.json.encode(process).decode() for key, process in users.items()}
+    found = {key: process for key, process in users.items() if key.startswith("/")}
     state = VolumeState.ATTACHED if found else VolumeState.AVAILABLE
     node = next((process.node or this_node() for process in found.values()), "")
     return msgspec.structs.replace(snapshot, state=state, attached_on=node, attach_path=tuple(found), attach_info=info)
 
 
+def read(snapshot: Volume, key: str, reader: Process) -> Volume:
+    """The record of a snapshot that a process reads without a mount, until `let_go` of that key, which is no path."""
+    return _with(snapshot, {**_users(snapshot), key: reader})
+
+
+def let_go(snapshot: Volume, key: str) -> Volume:
+    """The record of a snapshot that is not read any more."""
+    return _with(snapshot, {other: process for other, process in _users(snapshot).items() if other != key})
+
+
 def believed_snapshot(volume: Volume) -> Volume:
     """The record of a snapshot as far as it is true; of a volume, as `attachment.believed`."""
-    return _with(volume, servers(volume)) if volume.is_snapshot else believed(volume)
+    return _with(volume, _users(volume)) if volume.is_snapshot else believed(volume)
 
 
 def mounted(snapshot: Volume, path: str, server: Process) -> Volume:
     """The record of a snapshot that `server` mounts on one more path."""
-    changed = _with(snapshot, {**servers(snapshot), path: server})
+    changed = _with(snapshot, {**_users(snapshot), path: server})
     return msgspec.structs.replace(changed, attach_time=datetime.now(UTC))
 
 
 def unmounted(snapshot: Volume, path: str, error: str = "") -> Volume:
     """The record of a snapshot that is not mounted on a path any more. error: what went wrong, if anything."""
-    found = {where: server for where, server in servers(snapshot).items() if where != path}
+    found = {where: server for where, server in _users(snapshot).items() if where != path}
     return msgspec.structs.replace(_with(snapshot, found), detach_time=datetime.now(UTC), error=error)
 
 
 def moved(snapshot: Volume, server: Process, path: str) -> Volume:
     """The record of a snapshot whose mount by `server` is to be seen on another path."""
-    return _with(snapshot, {path if found == server else where: found for where, found in servers(snapshot).items()})
+    return _with(snapshot, {path if found == server else where: found for where, found in _users(snapshot).items()})
 
 
 def ended(snapshot: Volume, server: Process, error: str) -> Volume:
@@ -77,20 +95,23 @@ def ended(snapshot: Volume, server: Process, error: str) -> Volume:
 
 def without_unseen(snapshot: Volume) -> Volume:
     """The record of a snapshot without the mounts of processes of which cannot be seen whether they still run."""
-    found = {where: server for where, server in servers(snapshot).items() if server.life is not Life.UNKNOWN}
+    found = {key: process for key, process in _users(snapshot).items() if process.life is not Life.UNKNOWN}
     return _with(snapshot, found)
 
 
 def refuse_if_mounted(volume_name: str, snapshot: Volume, what: str) -> None:
-    """Raise VolumeBusy for a snapshot that is mounted by itself; `what` says what cannot be done."""
-    for path, server in servers(snapshot).items():
-        if server.life is Life.UNKNOWN:
+    """Raise VolumeBusy for a snapshot that is mounted by itself, or being read; `what` says what cannot be done."""
+    ref = f"{volume_name}@{snapshot.locator.name}"
+    for key, process in _users(snapshot).items():
+        mount = key.startswith("/")
+        use = f"mounted on {key}" if mount else "being copied"
+        if process.life is Life.UNKNOWN:
             raise VolumeBusy(
-                f'snapshot "{volume_name}@{snapshot.locator.name}" is mounted on {path} by {server}, '
-                "which cannot be seen from here",
-                hint=f"unmount it there; or if that has ended for sure: fusevol mount --force {volume_name} PATH",
+                f'snapshot "{ref}" is {use} by {process}, which cannot be seen from here',
+                hint=f"{'unmount it' if mount else 'wait for it'} there; "
+                f"or if that has ended for sure: fusevol mount --force {volume_name} PATH",
             )
-        raise VolumeBusy(
-            f'snapshot "{volume_name}@{snapshot.locator.name}" is mounted on {path}, and cannot be {what}',
-            hint=f"unmount it first: fusevol umount {path}",
-        )
+        if mount:
+            hint = f"unmount it first: fusevol umount {key}"
+            raise VolumeBusy(f'snapshot "{ref}" is {use}, and cannot be {what}', hint=hint)
+        raise VolumeBusy(f'snapshot "{ref}" is {use} by {process}, and cannot be {what}')

@@ -22,12 +22,21 @@ from fusevol.mount.schedule import SCHEDULE_LABEL
 if TYPE_CHECKING:
     from fusevol.log import LogVolume, Snapshot
 
-__all__ = ["AUTO_LABEL", "CLONE_LABEL", "Snapshots", "snapshot_record"]
+__all__ = ["AUTO_LABEL", "CLONE_LABEL", "COPY_LABEL", "ORIGIN_LABEL", "Snapshots", "snapshot_id", "snapshot_record"]
 
 #: Label of a snapshot that was taken for a clone of the live volume; its value is the clone's id.
 CLONE_LABEL = "fusevol.clone"
+#: Label of a snapshot that was taken to be copied; its value is the id of the volume that is the copy.
+COPY_LABEL = "fusevol.copy"
+#: Label of a snapshot that is a copy; its value says of which one.
+ORIGIN_LABEL = "fusevol.origin"
 #: Label of a snapshot that nobody asked for; its value says why it was taken.
 AUTO_LABEL = "fusevol.auto"
+
+
+def snapshot_id(volume: Volume, snapshot: "Snapshot") -> str:
+    """The id of a snapshot of `volume`."""
+    return str(uuid.uuid5(uuid.UUID(volume.id), str(snapshot.id)))
 
 
 def snapshot_record(volume: Volume, snapshot: "Snapshot") -> Volume:
@@ -37,10 +46,12 @@ def snapshot_record(volume: Volume, snapshot: "Snapshot") -> Volume:
         labels[AUTO_LABEL] = "restore"
     elif CLONE_LABEL in labels:
         labels[AUTO_LABEL] = "clone"
+    elif COPY_LABEL in labels:
+        labels[AUTO_LABEL] = "copy"
     elif SCHEDULE_LABEL in labels:
         labels[AUTO_LABEL] = "schedule"
     return Volume(
-        id=str(uuid.uuid5(uuid.UUID(volume.id), str(snapshot.id))),
+        id=snapshot_id(volume, snapshot),
         locator=VolumeLocator(name=snapshot.name, volume_labels=labels),
         source=Source(parent=volume.id),
         readonly=True,
@@ -172,11 +183,12 @@ class Snapshots:
                         await self.delete(volume, snapshot.locator.name)
 
     async def is_stale(self, snapshot: Volume) -> bool:
-        """Whether a snapshot was taken for a clone that does not exist."""
-        clone_id = snapshot.locator.volume_labels.get(CLONE_LABEL)
-        if clone_id is None:
+        """Whether a snapshot was taken for a clone or copy that does not exist."""
+        labels = snapshot.locator.volume_labels
+        made = labels.get(CLONE_LABEL) or labels.get(COPY_LABEL)
+        if made is None:
             return False
         with suppress(VolumeNotFound):
-            await self._context.store.get_vol(clone_id)
+            await self._context.store.get_vol(made)
             return False
         return True

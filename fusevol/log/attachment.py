@@ -13,12 +13,31 @@ import msgspec
 import trio
 
 from fusevol.backends.base import NO_VERSION, Backend
-from fusevol.errors import BackendError, CorruptData, Fenced, FusevolError, ManifestConflict, VolumeBusy
+from fusevol.errors import (
+    BackendError,
+    CorruptData,
+    Fenced,
+    FusevolError,
+    ManifestConflict,
+    NotSupported,
+    VolumeBusy,
+    VolumeNotFound,
+)
 from fusevol.log.format import INDEX_BITS, LAST_EPOCH
 from fusevol.log.mutex import Mutex
-from fusevol.log.records import Blob, Manifest
+from fusevol.log.records import Blob, Manifest, Pin
 
-__all__ = ["Attachment", "Claim", "Diverged", "check_ready", "read_manifest", "update_manifest"]
+__all__ = [
+    "Attachment",
+    "Claim",
+    "Diverged",
+    "check_ready",
+    "is_stale",
+    "read_manifest",
+    "unfinished",
+    "update_manifest",
+    "without_pins",
+]
 
 _RETRIES = 16
 
@@ -72,17 +91,41 @@ def check_ready(manifest: Manifest, volume_id: str) -> None:
         )
 
 
+def unfinished(volume_id: str) -> VolumeBusy:
+    """The error where a volume's live tree is only partly what it is being turned into."""
+    return VolumeBusy(
+        f'volume "{volume_id}" is an unfinished copy', hint="copy to it again; what it was before is in its snapshots"
+    )
+
+
+async def is_stale(backend: Backend, pin: Pin) -> bool:
+    """Whether the clone of a pin is gone; another volume of that id may have come since."""
+    try:
+        return (await read_manifest(backend, pin.clone))[0].uuid != pin.uuid
+    except VolumeNotFound:
+        return True
+    except (CorruptData, NotSupported):
+        return False
+
+
+def without_pins(manifest: Manifest, pins: set[Pin]) -> Manifest:
+    """The manifest without those pins."""
+    return msgspec.structs.replace(manifest, pins=tuple(pin for pin in manifest.pins if pin not in pins))
+
+
 class Claim(NamedTuple):
     """For whom a volume is attached.
 
     holder: who that is; it stands in the manifest for as long as the volume is attached. admit: called with what
     stands there of somebody else; raises where that must not be taken over. about: what is to be said of the volume
-    from now on, "" to leave it as it is.
+    from now on, "" to leave it as it is. unfinished: for whoever turns its live tree into something else, or goes on
+    with that: nobody else can have a volume where that was begun.
     """
 
     holder: str
     admit: Callable[[str], None]
     about: str = ""
+    unfinished: bool = False
 
 
 class Diverged(BackendError):
@@ -119,6 +162,8 @@ class Attachment:
             check_ready(manifest, volume_id)
             if claim and manifest.holder:
                 claim.admit(manifest.holder)
+            if manifest.becoming and not (claim and claim.unfinished):
+                raise unfinished(volume_id)
             return msgspec.structs.replace(
                 manifest, epoch=_next(manifest, volume_id), writer=writer, holder=holder, about=about or manifest.about
             )
@@ -156,6 +201,13 @@ class Attachment:
         if self.manifest.holder:
             with suppress(FusevolError):
                 await self.publish(lambda manifest: msgspec.structs.replace(manifest, holder=msgspec.UNSET))
+
+    async def drop_stale_pins(self, snapshot: int) -> None:
+        """Drop pins on a snapshot whose clones do not exist: the deletion of those stopped before its last step."""
+        await self.confirm()
+        pins = {pin for pin in self.manifest.pins if pin.snapshot == snapshot}
+        if stale := {pin for pin in pins if await is_stale(self.backend, pin)}:
+            await self.publish(lambda manifest: without_pins(manifest, stale))
 
     async def claim_next_epoch(self) -> int:
         """Take another epoch for the same writer; return the address where its log starts."""

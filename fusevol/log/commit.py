@@ -1,7 +1,7 @@
 """Commits: making a frozen state durable, and changing what is pinned, in one step of the manifest."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
@@ -19,18 +19,28 @@ from fusevol.log.space import runs_of
 from fusevol.log.state import History, State, released_blocks, released_nodes
 from fusevol.log.tree import NodeCache, Tree, Words, pack_root
 
-__all__ = ["Change", "Committer", "blob_extent"]
+__all__ = ["Change", "Committer", "Taking", "blob_extent"]
+
+
+@dataclass(slots=True, frozen=True)
+class Taking:
+    """A snapshot to be taken. created: nanoseconds since 1970, None for now; the rest as `Snapshot` has it."""
+
+    name: str
+    labels: dict[str, str] = field(default_factory=dict)
+    auto: bool = False
+    created: int | None = None
 
 
 @dataclass(slots=True, frozen=True)
 class Change:
     """What a commit does besides making the live tree durable, in this order.
 
-    take: name, labels and whether automatic, of a snapshot of the live tree. restore: the snapshot the live
-    tree becomes; needs `take`. delete: a snapshot to let go.
+    take: a snapshot of the live tree. restore: the snapshot the live tree becomes; needs `take`. delete: a snapshot to
+    let go.
     """
 
-    take: tuple[str, dict[str, str], bool] | None = None
+    take: Taking | None = None
     restore: Snapshot | None = None
     delete: Snapshot | None = None
 
@@ -92,9 +102,10 @@ class Committer:
             if live.tree.blob:
                 nodes += self._unpinned(live.tree.blob, old, change)
         if change.take:
-            name, labels, auto = change.take
+            taking = change.take
             taken = Snapshot(
-                id=0, name=name, created=time.time_ns(), labels=labels, auto=auto, root=root_blob, mapped=frozen.mapped,
+                id=0, name=taking.name, created=time.time_ns() if taking.created is None else taking.created,
+                labels=taking.labels, auto=taking.auto, root=root_blob, mapped=frozen.mapped,
                 inherited=frozen.inherited, position=frozen.position, node_position=node_position,
             )  # fmt: skip
             history, table_changed = history.taken(taken), True

@@ -7,6 +7,7 @@ import trio
 
 from fusevol.errors import VolumeBusy
 from fusevol.log.appender import Appender
+from fusevol.log.attachment import unfinished
 from fusevol.log.commit import blob_extent
 from fusevol.log.datapath import DataPath
 from fusevol.log.extents import ExtentMap
@@ -44,6 +45,8 @@ class VolumeContents:
         self._views: dict[int, int] = {}
         self._deleting: set[int] = set()
         self.read, self.read_nowait = self.path.read, self.path.read_nowait
+        #: What the live tree is being turned into (`Manifest.becoming`); "" where it is what it is meant to be.
+        self.becoming = ""
 
     def blocking(self) -> AbstractContextManager[None]:
         """Inside, `read_nowait` and `write_nowait` block the thread rather than give up. No await inside.
@@ -87,6 +90,11 @@ class VolumeContents:
     def snapshots(self) -> list[Snapshot]:
         """All snapshots, oldest first."""
         return sorted(self.state.history.snapshots.values(), key=lambda snapshot: snapshot.id)
+
+    def check_finished(self) -> None:
+        """Raise VolumeBusy where the live tree is only partly what it is being turned into."""
+        if self.becoming:
+            raise unfinished(self.volume_id)
 
     def unchanged_since(self, snapshot: Snapshot) -> bool:
         """Whether the live volume is what a snapshot holds, with no write or discard between them."""

@@ -86,6 +86,12 @@ class ExtentMap:
         """Indexes of all inner nodes that have, or will have, entries."""
         return {*self.tree.root, *(i >> FANOUT_BITS for i in (*self.dirty, *self.frozen))}
 
+    @property
+    def unsaved(self) -> int:
+        """How many nodes a checkpoint takes now, at most: the changed leaves, and the nodes above them."""
+        leaves = len(self.dirty) + len(self.frozen)
+        return leaves + min(leaves, len(self.tree.root) + 1)
+
     def freeze(self) -> dict[int, Node]:
         """Hand the changed leaves to a checkpoint. They must not be changed any more."""
         if self.frozen:

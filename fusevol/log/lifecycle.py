@@ -11,14 +11,21 @@ from fusevol.backends.base import NO_VERSION, Backend
 from fusevol.errors import (
     CorruptData,
     NoSpace,
-    NotSupported,
     SnapshotNotFound,
     VolumeBusy,
     VolumeHasSnapshots,
     VolumeNotFound,
 )
 from fusevol.log.appender import Appender
-from fusevol.log.attachment import Attachment, Claim, check_ready, read_manifest, update_manifest
+from fusevol.log.attachment import (
+    Attachment,
+    Claim,
+    check_ready,
+    is_stale,
+    read_manifest,
+    update_manifest,
+    without_pins,
+)
 from fusevol.log.datapath import DataPath
 from fusevol.log.extents import ExtentMap
 from fusevol.log.format import BLOCK, BLOCK_SHIFT, INDEX_BITS, KIND_MAP
@@ -131,7 +138,7 @@ async def delete_volume(backend: Backend, volume_id: str) -> None:
     except CorruptData:
         manifest = None
     while manifest:
-        if clones := [pin.clone for pin in manifest.pins if not await _stale(backend, pin)]:
+        if clones := [pin.clone for pin in manifest.pins if not await is_stale(backend, pin)]:
             raise VolumeHasSnapshots(
                 f'volume "{volume_id}" has clones: {", ".join(clones)}', hint="delete its clones first"
             )
@@ -150,34 +157,12 @@ async def delete_volume(backend: Backend, volume_id: str) -> None:
     if manifest and manifest.origin:
         pin = Pin(snapshot=manifest.origin.snapshot, clone=volume_id, uuid=manifest.uuid)
         with suppress(VolumeNotFound):
-            await update_manifest(backend, manifest.origin.parent, lambda parent: _without(parent, {pin}))
+            await update_manifest(backend, manifest.origin.parent, lambda parent: without_pins(parent, {pin}))
 
 
 async def describe_volume(backend: Backend, volume_id: str, about: str) -> None:
     """Have a volume say that of itself, as `Manifest.about`; who has it attached goes on. Raises as `read_manifest`."""
     await update_manifest(backend, volume_id, lambda manifest: msgspec.structs.replace(manifest, about=about))
-
-
-async def drop_stale_pins(attachment: Attachment, snapshot: int) -> None:
-    """Drop pins on a snapshot whose clones do not exist: the deletion of those stopped before its last step."""
-    await attachment.confirm()
-    pins = {pin for pin in attachment.manifest.pins if pin.snapshot == snapshot}
-    if stale := {pin for pin in pins if await _stale(attachment.backend, pin)}:
-        await attachment.publish(lambda manifest: _without(manifest, stale))
-
-
-def _without(manifest: Manifest, pins: set[Pin]) -> Manifest:
-    return msgspec.structs.replace(manifest, pins=tuple(pin for pin in manifest.pins if pin not in pins))
-
-
-async def _stale(backend: Backend, pin: Pin) -> bool:
-    """Whether the clone is gone; another volume of that id may have come since."""
-    try:
-        return (await read_manifest(backend, pin.clone))[0].uuid != pin.uuid
-    except VolumeNotFound:
-        return True
-    except (CorruptData, NotSupported):
-        return False
 
 
 async def _read_history(backend: Backend, volume_id: str) -> tuple[Manifest, History]:
@@ -316,6 +301,7 @@ async def _recover(attachment: Attachment, options: LogOptions, nursery: trio.Nu
     )  # fmt: skip
     live = ExtentMap(await Tree.load(reader, cache, record.root), record.mapped, record.inherited)
     volume = LogVolume(backend, volume_id, reader, cache, live, state, options, log, attachment, nursery)
+    volume.becoming = manifest.becoming or ""
     try:
         await _replay(volume, rolled, record)
         # What was accepted may have reached the device's cache only; and nothing behind it will ever be accepted.
@@ -347,6 +333,7 @@ async def _open_read_only(backend: Backend, volume_id: str, options: LogOptions,
             state, record = await _read_state(reader, manifest)
             live = ExtentMap(await Tree.load(reader, cache, record.root), record.mapped, record.inherited)
             volume = LogVolume(backend, volume_id, reader, cache, live, state, options, nursery=nursery)
+            volume.becoming = manifest.becoming or ""
             await _replay(volume, await roll_forward(backend, volume_id, manifest, record), record)
         except CorruptData:
             # A writer at work may have given back what was read, or have written on while it was.

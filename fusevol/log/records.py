@@ -59,7 +59,8 @@ class _Format(msgspec.Struct):
 class Manifest(Record, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The head of a volume, changed by compare-and-swap only.
 
-    holder: left out where nobody says to have it. about: what its owner has to say of it, for the log just text. end:
+    holder: left out where nobody says to have it. about: what its owner has to say of it, for the log just text.
+    becoming: what the live tree is being turned into, while it is neither that nor what it was; text likewise. end:
     where the log behind the checkpoint ends, whatever arrives there yet; left out but for an attach on a full store.
     """
 
@@ -69,6 +70,7 @@ class Manifest(Record, kw_only=True, frozen=True, forbid_unknown_fields=True):
     writer: str = ""
     holder: str | msgspec.UnsetType = msgspec.UNSET
     about: str | msgspec.UnsetType = msgspec.UNSET
+    becoming: str | msgspec.UnsetType = msgspec.UNSET
     state: str = "ready"
     checkpoint: Blob | None = None
     end: int | msgspec.UnsetType = msgspec.UNSET

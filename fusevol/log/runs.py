@@ -1,9 +1,11 @@
 """Reading logical blocks through a map: runs of them, waiting and not waiting."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
 import trio
 
 from fusevol.api.io import Buffer
@@ -11,7 +13,11 @@ from fusevol.log.format import BLOCK_SHIFT, FANOUT, FANOUT_BITS
 from fusevol.log.reader import BlockReader
 from fusevol.log.tree import Node
 
-__all__ = ["Run", "fetch", "fetch_nowait", "runs_in", "split"]
+__all__ = ["Marks", "Run", "fetch", "fetch_nowait", "runs_in", "runs_of_marks", "split"]
+
+#: One for each block of a leaf.
+Marks = npt.NDArray[np.bool_]
+
 
 #: Runs that are fetched at the same time for one read.
 _PARALLEL = 16
@@ -51,6 +57,14 @@ def split(block: int, count: int) -> list[tuple[int, int]]:
         pieces.append((block, piece))
         block, count = block + piece, count - piece
     return pieces
+
+
+def runs_of_marks(marks: Marks) -> Iterator[tuple[int, int]]:
+    """The runs (first, count) of marks that are set."""
+    found = np.flatnonzero(marks)
+    for run in np.split(found, np.flatnonzero(np.diff(found) != 1) + 1):
+        if len(run):
+            yield int(run[0]), len(run)
 
 
 def fetch_nowait(

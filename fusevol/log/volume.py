@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import msgspec
 import trio
 
 from fusevol.api.names import check_name
@@ -10,7 +11,7 @@ from fusevol.errors import AlreadyExists, Fenced, FusevolError, NoSpace, ReadOnl
 from fusevol.log.appender import Appender
 from fusevol.log.attachment import Attachment, Diverged
 from fusevol.log.checkpoint import Frozen
-from fusevol.log.commit import Change, Committer
+from fusevol.log.commit import Change, Committer, Taking
 from fusevol.log.contents import VolumeContents
 from fusevol.log.extents import ExtentMap
 from fusevol.log.format import BLOCK_SHIFT, EPOCH_BLOCKS, FREE_ENTRY, FULL_NODE_BLOCKS
@@ -22,7 +23,6 @@ from fusevol.log.state import State
 from fusevol.log.tree import NodeCache
 
 __all__ = ["LogVolume"]
-
 
 #: Writes, without an await, what is to be in front of a barrier.
 Prepare = Callable[[], None] | None
@@ -243,10 +243,7 @@ class LogVolume(VolumeContents):
 
     def _unsaved(self) -> int:
         """How many bytes a checkpoint takes now: the changed leaves, the nodes above them, and the free list."""
-        live = self.path.live
-        leaves = len(live.dirty) + len(live.frozen)
-        nodes = leaves + min(leaves, len(live.tree.root) + 1)
-        return nodes * _NODE + len(self.state.free.runs) * FREE_ENTRY.size
+        return self.path.live.unsaved * _NODE + len(self.state.free.runs) * FREE_ENTRY.size
 
     async def reclaim(self) -> None:
         """Checkpoint, and give back all dead space there is. Raises as `flush` does."""
@@ -276,27 +273,30 @@ class LogVolume(VolumeContents):
 
     # -- snapshots --------------------------------------------------------------------------------
 
-    async def snapshot(self, name: str, labels: dict[str, str] | None = None, prepare: Prepare = None) -> Snapshot:
+    async def snapshot(
+        self, name: str, labels: dict[str, str] | None = None, prepare: Prepare = None, like: Snapshot | None = None
+    ) -> Snapshot:
         """Take a snapshot of everything written before the call. Independent of the volume's size.
 
-        prepare: as for `flush`.
+        prepare: as for `flush`. like: the one that this is a copy of, whose time of creation it has.
 
         Raises AlreadyExists, InvalidArgument (name), and as `flush` does.
         """
         check_name(name)
+        taking = Taking(name, labels or {}, like is not None and like.auto, like.created if like else None)
 
         def decide() -> Change:
             if self.state.history.has(name):
                 raise AlreadyExists(f'volume "{self.volume_id}" has a snapshot "{name}" already')
-            return Change(take=(name, labels or {}, False))
+            return Change(take=taking)
 
         await self._change(decide, prepare=prepare)
         return self.state.history.find(name, self.volume_id)
 
-    async def restore(self, name: str, prepare: Prepare = None) -> Snapshot:
+    async def restore(self, name: str, prepare: Prepare = None, labels: dict[str, str] | None = None) -> Snapshot:
         """Turn the live volume to a snapshot; return the safety snapshot of what was there before.
 
-        prepare: as for `flush`; what it writes is in the safety snapshot.
+        prepare: as for `flush`; what it writes is in the safety snapshot. labels: of that.
 
         Writers wait meanwhile; readers see the old state until it returns. Raises SnapshotNotFound, and as
         `flush` does; then the volume is as it was.
@@ -304,7 +304,7 @@ class LogVolume(VolumeContents):
 
         def decide() -> Change:
             target = self.state.history.find(name, self.volume_id)
-            return Change(take=(self._safety_name(name), {}, True), restore=target)
+            return Change(take=Taking(self._safety_name(name), labels or {}, auto=True), restore=target)
 
         await self._change(decide, gate=True, prepare=prepare)
         return max(self.state.history.snapshots.values(), key=lambda snapshot: snapshot.id)
@@ -330,7 +330,8 @@ class LogVolume(VolumeContents):
             return Change(delete=snapshot)
 
         snapshot = self.state.history.find(name, self.volume_id)
-        await self._drop_stale_pins(snapshot)
+        if self._attachment:
+            await self._attachment.drop_stale_pins(snapshot.id)
         try:
             await self._change(decide)
         finally:
@@ -341,12 +342,12 @@ class LogVolume(VolumeContents):
             # The snapshot is gone; its space stays on the free list.
             self.background_error = error
 
-    async def _drop_stale_pins(self, snapshot: Snapshot) -> None:
-        """Forget pins of clones that are gone: their deletion was interrupted before its last step."""
-        from fusevol.log.lifecycle import drop_stale_pins
-
-        if self._attachment:
-            await drop_stale_pins(self._attachment, snapshot.id)
+    async def become(self, what: str) -> None:
+        """Say durably that the live tree is turned into something, "" for no more. Raises Fenced, BackendError."""
+        if what != self.becoming and self._attachment:
+            text = what or msgspec.UNSET
+            await self._attachment.publish(lambda manifest: msgspec.structs.replace(manifest, becoming=text))
+            self.becoming = what
 
     # -- open and close ---------------------------------------------------------------------------
 
