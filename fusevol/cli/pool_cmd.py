@@ -7,6 +7,7 @@ import typer
 from fusevol.cli.options import JsonOption
 from fusevol.cli.output import print_json, print_table
 from fusevol.cli.settings import drive
+from fusevol.sizes import format_size
 
 __all__ = ["make_app", "pool_ls"]
 
@@ -35,7 +36,7 @@ def _pool() -> None:
 
 
 def pool_ls(json: JsonOption = False) -> None:
-    """List the pools.
+    """List the pools, and what is left on the disks under them.
 
     Example:
 
@@ -57,9 +58,10 @@ def pool_ls(json: JsonOption = False) -> None:
             pool.name,
             pool.backend,
             str(pool.volumes),
+            "-" if pool.free is None else format_size(pool.free),
             ", ".join(f"{key}={value}" for key, value in pool.attributes.items()) or "-",
             pool.error or "-",
         )
         for pool in found
     ]
-    print_table(("NAME", "BACKEND", "VOLUMES", "PARAMETERS", "ERROR"), rows, right=("VOLUMES",))
+    print_table(("NAME", "BACKEND", "VOLUMES", "FREE", "PARAMETERS", "ERROR"), rows, right=("VOLUMES", "FREE"))

@@ -6,6 +6,7 @@ from the pools alone; those of snapshots come from the log as ever.
 
 import uuid
 from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -15,7 +16,7 @@ import trio
 from fusevol.api import Volume, VolumeLocator, check_name, from_json
 from fusevol.driver.about import lasting
 from fusevol.driver.claims import Held, held
-from fusevol.driver.context import Context, pool_of
+from fusevol.driver.context import LEFTOVER, Context, pool_of
 from fusevol.driver.records import available, in_pool, unfinished
 from fusevol.driver.snapshots import Snapshots
 from fusevol.errors import (
@@ -90,18 +91,25 @@ class Importing:
         # So a clone comes after what it is a clone of.
         return sorted(map(with_others, found), key=lambda item: (item.record.ctime if item.record else _LAST, item.id))
 
-    async def refuse_if_there(self, name: str, pool: str) -> None:
-        """Raise AlreadyExists where a pool has a volume of that name that has no record here.
+    async def check_pool(self, name: str, pool: str) -> None:
+        """Raise where a volume of that name is not to be made in a pool, though it has no record here.
 
-        After the records were lost, whoever makes their volumes when they miss them would find them empty. In a pool
-        that is asked over a network this is only looked at as long as no volume of it has a record.
+        AlreadyExists where the pool has one: after the records were lost, whoever makes their volumes when they miss
+        them would find them empty. CorruptData where it has none of those that have records: then another disk is
+        under it, most likely. A pool that is asked over a network is only looked at as long as no volume of it has a
+        record.
         """
-        context = self._context
-        if context.backend(pool).traits.remote and any(
-            pool_of(volume) == pool for volume, _ in await context.store.volumes()
-        ):
+        backend = self._context.backend(pool)
+        if backend.traits.remote and await self._recorded(pool):
             return
-        for item in await self._look_into(pool):
+        there = await backend.list()
+        unrecorded = await self._context.store.unknown(there)
+        if len(unrecorded) == len(there) and (count := await self._recorded(pool)):
+            raise CorruptData(
+                f'pool "{pool}" has none of the {count} volumes that are on record in it',
+                hint="is its disk mounted, and is config.toml right?",
+            )
+        for item in await self._look_at(unrecorded, pool):
             if item.name == name:
                 raise AlreadyExists(
                     f'pool "{pool}" has a volume "{name}" already, that has no record here',
@@ -109,8 +117,17 @@ class Importing:
                     f"fusevol import {item.id} NAME",
                 )
 
+    async def _recorded(self, pool: str) -> int:
+        """How many volumes that are on record should be in a pool."""
+        volumes = [volume for volume, _ in await self._context.store.volumes()]
+        return sum(pool_of(volume) == pool and volume.state not in LEFTOVER for volume in volumes)
+
     async def _look_into(self, pool: str) -> list[Importable]:
         """What is in a pool and has no record. Raises as `Backend.list` does."""
+        there = await self._context.backend(pool).list()
+        return await self._look_at(await self._context.store.unknown(there), pool)
+
+    async def _look_at(self, volume_ids: Iterable[str], pool: str) -> list[Importable]:
         found: list[Importable] = []
         failures: list[FusevolError] = []
         at_once = trio.CapacityLimiter(_AT_ONCE)
@@ -122,9 +139,8 @@ class Importing:
                 except FusevolError as error:
                     failures.append(error)
 
-        unrecorded = await self._context.store.unknown(await self._context.backend(pool).list())
         async with trio.open_nursery() as nursery:
-            for volume_id in unrecorded:
+            for volume_id in volume_ids:
                 nursery.start_soon(look, volume_id)
         if failures:
             raise failures[0]

@@ -142,7 +142,7 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
 
         The label `fusevol.pool` chooses the pool; a clone is in its parent's. Without a size, a clone has its
         parent's. exist_ok: a volume of that name, size and parent that is there already is the one asked for.
-        Where its pool has a volume of that name whose record was lost, that is AlreadyExists: see `Importing`.
+        Raises AlreadyExists and CorruptData as `Importing.check_pool` does, besides what ProtoDriver says.
         """
         check_name(locator.name, "volume")
         check_labels(locator.volume_labels, pool=True)
@@ -166,7 +166,7 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
         for _ in range(_ATTEMPTS):
             existing = await self.store.named(locator.name)
             if existing is None:
-                await self.importing.refuse_if_there(locator.name, pool_of(record))
+                await self.importing.check_pool(locator.name, pool_of(record))
                 with suppress(AlreadyExists):
                     return await self._create(record, parent)
             elif existing.state in (VolumeState.PENDING, VolumeState.DELETED):

@@ -1,6 +1,8 @@
 """A state directory at a glance: its volumes, mounts and pools, and what somebody should look at."""
 
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 
 import msgspec
 import trio
@@ -23,6 +25,7 @@ _SECRET = ("secret", "password", "token", "account_key", "sas_key", "service_acc
 class PoolState(msgspec.Struct, frozen=True, kw_only=True):
     """A pool: its backend, its parameters, the volumes in it.
 
+    size, free: bytes of the disk under it, and how many of them are left; None where there is no such disk.
     orphans: ids of data without a record here. missing: names of volumes that have a record here, and no data.
     error: why it cannot be used, in one line; empty where it can.
     """
@@ -31,6 +34,8 @@ class PoolState(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     attributes: dict[str, object]
     volumes: int = 0
+    size: int | None = None
+    free: int | None = None
     orphans: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     error: str = ""
@@ -146,12 +151,18 @@ class Overseeing:
 
     def _configured(self, name: str, volumes: list[Volume]) -> PoolState:
         """What is known of a pool without asking it."""
-        pool = self._context.home.pool(name)
+        pool, size, free = self._context.home.pool(name), None, None
+        if pool.directory and pool.directory.is_dir():
+            with suppress(OSError):
+                disk = shutil.disk_usage(pool.directory)
+                size, free = disk.total, disk.free
         return PoolState(
             name=name,
             backend=pool.backend,
             attributes=_shown(pool.attributes),
             volumes=sum(pool_of(volume) == name for volume in volumes),
+            size=size,
+            free=free,
         )
 
     async def _pool(self, name: str, volumes: list[Volume]) -> PoolState:

@@ -68,6 +68,10 @@ def test_the_json_objects_are_as_documented(fusevol: Fusevol) -> None:
     assert fusevol.json("ls", "--label", "why=test") == [copy]
     assert fusevol.json("ls", "c*") == [copy]
     assert fusevol.json("inspect", made["id"]) == made | {"snapshots": 2}
+    assert fusevol.json("copy", "web@before", "kept") == {
+        "volume": "kept", "source": "web@before", "copied": ["before"], "written": 0,
+    }  # fmt: skip
+    fusevol("rm", "--snapshots", "kept")
     used = fusevol.json("usage", "web")
     assert set(used) == {
         "live", "inherited", "data", "in_snapshots", "metadata", "reclaimable", "total", "snapshots",
@@ -76,7 +80,7 @@ def test_the_json_objects_are_as_documented(fusevol: Fusevol) -> None:
     assert fusevol.json("check", "web") == {"volume": "web", "verified": 0, "problems": []}
     assert fusevol.json("scrub", "web") == {"volume": "web", "verified": 0, "problems": []}
     assert [set(item) for item in fusevol.json("gc", "web")] == [{"name", "freed", "note"}]
-    pool_keys = {"name", "backend", "attributes", "volumes", "orphans", "missing", "error"}
+    pool_keys = {"name", "backend", "attributes", "volumes", "size", "free", "orphans", "missing", "error"}
     assert [set(pool) for pool in fusevol.json("pool", "ls")] == [pool_keys]
     assert set(fusevol.json("status")) == {
         "home", "version", "volumes", "snapshots", "mounted", "in_use", "pools", "problems",
@@ -258,3 +262,13 @@ def test_on_a_terminal_tables_are_drawn(fusevol: Fusevol) -> None:
     os.close(outside)
     assert "─" in text.decode()
     assert "1 GiB" in text.decode()
+
+
+def test_status_has_an_exit_status_for_those_who_ask(fusevol: Fusevol) -> None:
+    fusevol("create", "web")
+    assert fusevol.call("status", "--check").status == 0
+    (fusevol.home / "volumes").rename(fusevol.home / "elsewhere")
+    assert fusevol.call("status").status == 0
+    found = fusevol.call("status", "--check")
+    assert found.status == 1
+    assert 'volume "web": its data is missing' in found.out

@@ -14,6 +14,8 @@ _BLOCK = re.compile(r"(?<=```console\n)(.*?)(?=```\n)", re.DOTALL)
 _VARYING = [
     (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "6f0a4f1e-2b7c-4f39-8d53-9c1e5a7b2d40"),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "2030-01-02T03:04:05Z"),
+    # What is left on the disk.
+    (re.compile(r"^(default +file +\d+ +)\d+(\.\d)? [KMGT]iB", re.MULTILINE), r"\g<1>77 GiB"),
     # How often the log marks that it is idle is a matter of time.
     (re.compile(r"^(metadata: +).*", re.MULTILINE), r"\g<1>12 KiB"),
     (re.compile(r"^(reclaimable: +).*", re.MULTILINE), r"\g<1>68 KiB"),

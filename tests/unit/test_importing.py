@@ -376,3 +376,26 @@ def test_what_a_volume_says_of_itself_is_no_more_than_what_lasts() -> None:
         record, attached_on="here", attach_path=("/mnt",), state=VolumeState.ATTACHED, error="it is mounted"
     )
     assert from_json(about(mounted), Volume) == record
+
+
+async def test_nothing_is_made_where_a_pool_has_lost_all_its_volumes_as_when_its_disk_is_not_mounted(
+    opened: Open, tmp_path: Path
+) -> None:
+    async with opened("first") as first:
+        web = await create(first, "web")
+        (tmp_path / "shared").rename(tmp_path / "disk")
+        (tmp_path / "shared").mkdir()
+        with pytest.raises(CorruptData, match="has none of the 1 volumes that are on record in it") as caught:
+            await create(first, "new")
+        assert "is its disk mounted" in str(caught.value.hint)
+        assert await first.store.named("new") is None
+        assert list((tmp_path / "shared").iterdir()) == []
+        (tmp_path / "shared").rmdir()
+        (tmp_path / "disk").rename(tmp_path / "shared")
+        await create(first, "new")
+        # Where they are lost for good, their records go first.
+        for name in ("web", "new"):
+            shutil.rmtree(tmp_path / "shared" / (await first.resolve(name)).id)
+        await first.delete(web)
+        await first.delete((await first.resolve("new")).id)
+        await create(first, "web")
