@@ -1,11 +1,7 @@
-"""Copies of volumes in other pools: backups that are brought up to date, and volumes that move.
-
-A snapshot is known again wherever it was copied to: its copies carry the id that it had where it was taken. So whatever
-two volumes have in common is seen from their snapshots alone, in either direction, over any number of copies.
-"""
+"""Copies of volumes in other pools: backups that are brought up to date, and volumes that move."""
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -17,16 +13,15 @@ from fusevol.api import Volume, VolumeLocator, VolumeRef, VolumeSpec, VolumeStat
 from fusevol.driver import snapmounts
 from fusevol.driver.consumers import refuse_if_used
 from fusevol.driver.context import POOL_LABEL, Context, pool_of
+from fusevol.driver.lineage import Lineage, labels_of_copy
 from fusevol.driver.records import available, unfinished
-from fusevol.driver.snapshots import CLONE_LABEL, COPY_LABEL, ORIGIN_LABEL, Snapshots, snapshot_id
+from fusevol.driver.snapshots import COPY_LABEL, Snapshots, snapshot_id
 from fusevol.driver.specs import own_labels
 from fusevol.errors import (
-    AlreadyExists,
     CorruptData,
     FusevolError,
     InvalidArgument,
     NotSupported,
-    SnapshotNotFound,
     VolumeBusy,
     VolumeHasSnapshots,
     VolumeNotFound,
@@ -169,72 +164,32 @@ class Copying:
     ) -> Copied:  # fmt: skip
         from fusevol.log.copying import Copier
 
-        theirs = {_origin(volume, snapshot): snapshot for snapshot in source.snapshots()}
-        ours = {_origin(target, snapshot): snapshot for snapshot in log.snapshots()}
-        wanted = next((origin for origin, found in theirs.items() if snapshot_id(volume, found) == goal.id), None)
-        if wanted is None:
-            raise SnapshotNotFound(f'snapshot "{goal.locator.name}" was deleted before it was copied')
-        common = _common(log, theirs, ours)
-        steps = _steps(theirs, ours, common, wanted, _begun(log, theirs, ours, common), only=only)
-        await self._start_from(volume, log, target, theirs, ours, common, steps)
+        way = Lineage(volume, source, target, log)
+        steps = way.steps(way.find(goal), only=only)
+        way.check(steps)
+        if not way.clean and not (steps and log.becoming == way.becoming(steps[0])):
+            await way.go_back()
         copied, written = [], 0
-        async with self._reading(volume, [theirs[origin] for origin in (*steps, common) if origin]):
+        async with self._reading(volume, [way.theirs[origin] for origin in (*steps, way.common) if origin]):
             for origin in steps:
-                snapshot = theirs[origin]
-                await log.become(_becoming(common, origin))
+                snapshot = way.theirs[origin]
+                await log.become(way.becoming(origin))
                 await self._context.change(target.id, unfinished)
                 async with AsyncExitStack() as views:
-                    base = await views.enter_async_context(source.view(theirs[common].name)) if common else None
-                    there = await views.enter_async_context(log.view(ours[common].name)) if common else None
+                    base = there = None
+                    if way.common:
+                        base = await views.enter_async_context(source.view(way.theirs[way.common].name))
+                        there = await views.enter_async_context(log.view(way.ours[way.common].name))
                     copier = Copier(base, await views.enter_async_context(source.view(snapshot.name)), there, log)
                     await copier.run(tell)
-                ours[origin] = await log.snapshot(snapshot.name, _labels(snapshot, origin, target), like=snapshot)
-                common = origin
+                labels = labels_of_copy(snapshot, origin, target)
+                way.ours[origin] = await log.snapshot(snapshot.name, labels, like=snapshot)
+                way.common = origin
                 copied.append(snapshot.name)
                 written += copier.copied
         await log.become("")
-        now = VolumeRef(volume.locator.name, theirs[common or wanted].name)
+        now = VolumeRef(volume.locator.name, way.theirs[way.common].name if way.common else goal.locator.name)
         return Copied(volume=target, source=now, copied=tuple(copied), written=written)
-
-    async def _start_from(
-        self, volume: Volume, log: "LogVolume", target: Volume, theirs: Mapping[str, "Snapshot"],
-        ours: Mapping[str, "Snapshot"], common: str | None, steps: list[str],
-    ) -> None:  # fmt: skip
-        """See that the target is what both have in common, or on its way from there to the first step.
-
-        Raises AlreadyExists where it is something else.
-        """
-        name, source = target.locator.name, volume.locator.name
-        names = {snapshot.name for origin, snapshot in ours.items()}
-        if taken := [theirs[origin].name for origin in steps if theirs[origin].name in names]:
-            raise AlreadyExists(
-                f'volume "{name}" has a snapshot "{taken[0]}" that is not the one of volume "{source}"',
-                hint=f"delete it, or copy to a new volume: fusevol rm {name}@{taken[0]}",
-            )
-        if common is None and ours:
-            raise AlreadyExists(
-                f'volume "{name}" exists, and has no snapshot in common with volume "{source}"',
-                hint="copy to a new volume",
-            )
-        if _is(log, ours[common] if common else None):
-            return
-        if steps and log.becoming == _becoming(common, steps[0]):
-            return
-        if not log.becoming:
-            raise AlreadyExists(
-                f'volume "{name}" has been written to'
-                + (f' since it was a copy of "{source}@{ours[common].name}"' if common else ""),
-                hint=f"to give that up: fusevol restore {name}@{ours[common].name}; or copy to a new volume"
-                if common
-                else "copy to a new volume",
-            )
-        # It was becoming what is no more wanted, or not there any more.
-        if common is None:
-            await log.discard(1 << 63, 0)
-            await log.flush()
-        else:
-            safety = await log.restore(ours[common].name, labels={COPY_LABEL: target.id})
-            await log.delete_snapshot(safety.name)
 
     @asynccontextmanager
     async def _reading(self, volume: Volume, snapshots: Iterable["Snapshot"]) -> AsyncIterator[None]:
@@ -293,66 +248,6 @@ async def refuse_if_unfinished(context: Context, volume: Volume) -> None:
             f'volume "{name}" is an unfinished copy',
             hint=f"finish it: fusevol copy SOURCE {name}; what it was before is in its snapshots, if there are any",
         )
-
-
-def _origin(volume: Volume, snapshot: "Snapshot") -> str:
-    """What a snapshot is known by wherever it was copied to."""
-    # The time tells apart those of volumes that were copied with their ids, by other means than ours.
-    return snapshot.labels.get(ORIGIN_LABEL) or f"{snapshot_id(volume, snapshot)}:{snapshot.created}"
-
-
-def _labels(snapshot: "Snapshot", origin: str, target: Volume) -> dict[str, str]:
-    """The labels of a copy. That a snapshot was taken for another volume than this one says nothing here."""
-    others = {CLONE_LABEL} | ({COPY_LABEL} if snapshot.labels.get(COPY_LABEL) != target.id else set())
-    return {**{key: value for key, value in snapshot.labels.items() if key not in others}, ORIGIN_LABEL: origin}
-
-
-def _common(log: "LogVolume", theirs: Mapping[str, "Snapshot"], ours: Mapping[str, "Snapshot"]) -> str | None:
-    """The snapshot that the target has as well, and can be brought on from: the one its live tree is, or began as."""
-    both = sorted((origin for origin in ours if origin in theirs), key=lambda origin: ours[origin].id, reverse=True)
-    begun = log.becoming.partition(">")[0]
-    same = next((origin for origin in both if _is(log, ours[origin])), None)
-    return same or (begun if begun in both else next(iter(both), None))
-
-
-def _steps(
-    theirs: Mapping[str, "Snapshot"], ours: Mapping[str, "Snapshot"], common: str | None, wanted: str,
-    begun: str | None, *, only: bool,
-) -> list[str]:  # fmt: skip
-    """The snapshots to be copied, in this order. begun: the one that comes first, since some of it is there."""
-    if begun == wanted:
-        return [wanted]
-    if begun:
-        return [begun, *_steps(theirs, {**ours, begun: theirs[begun]}, begun, wanted, None, only=only)]
-    if wanted in ours:
-        return []
-    after = theirs[common].id if common else 0
-    before = [
-        origin
-        for origin, snapshot in theirs.items()
-        if after < snapshot.id < theirs[wanted].id
-        and origin not in ours
-        and not {CLONE_LABEL, COPY_LABEL} & snapshot.labels.keys()
-    ]
-    return [*([] if only else before), wanted]
-
-
-def _begun(
-    log: "LogVolume", theirs: Mapping[str, "Snapshot"], ours: Mapping[str, "Snapshot"], common: str | None
-) -> str | None:
-    """The snapshot that the target is on its way to from `common`, if it is still there."""
-    if _is(log, ours[common] if common else None):
-        return None
-    return next((origin for origin in theirs if origin not in ours and log.becoming == _becoming(common, origin)), None)
-
-
-def _becoming(common: str | None, origin: str) -> str:
-    return f"{common or ''}>{origin}"
-
-
-def _is(log: "LogVolume", snapshot: "Snapshot | None") -> bool:
-    """Whether the live tree is as a snapshot of it, or empty."""
-    return log.unchanged_since(snapshot) if snapshot else not log.path.live.mapped
 
 
 def _finished(volume: Volume) -> Volume:
