@@ -1,11 +1,11 @@
 """Deleting volumes and snapshots, unless something depends on them."""
 
-from fusevol.api import Volume, VolumeRef
+from fusevol.api import Volume, VolumeRef, VolumeState
 from fusevol.driver import snapmounts
 from fusevol.driver.consumers import refuse_if_used
 from fusevol.driver.context import Context
 from fusevol.driver.records import deleted, names_of
-from fusevol.driver.snapshots import CLONE_LABEL, Snapshots
+from fusevol.driver.snapshots import CLONE_LABEL, ORIGIN_LABEL, Snapshots
 from fusevol.errors import CorruptData, VolumeBusy, VolumeHasSnapshots
 
 __all__ = ["Deleting"]
@@ -29,9 +29,9 @@ class Deleting:
             name = volume.locator.name
             refuse_if_used(volume, "deleted")
             self._context.refuse_if_mounted(volume, "deleted")
-            for child in await self._store.children(volume_id):
-                if child.is_snapshot:
-                    snapmounts.refuse_if_mounted(name, child, "deleted")
+            snapshots = [child for child in await self._store.children(volume_id) if child.is_snapshot]
+            for child in snapshots:
+                snapmounts.refuse_if_mounted(name, child, "deleted")
             if volume.spec.sticky:
                 raise VolumeBusy(f'volume "{name}" is sticky', hint=f"to let it go: fusevol set {name} --no-sticky")
             await self._context.refuse_if_claimed(volume)
@@ -45,6 +45,8 @@ class Deleting:
                 raise
         if volume.source.parent:
             await self._snapshots.drop_for_clone(volume.source.parent, volume_id)
+        if volume.state is VolumeState.RESTORE or any(ORIGIN_LABEL in s.locator.volume_labels for s in snapshots):
+            await self._snapshots.drop_for_copy(volume_id)
 
     async def _refuse_if_needed(self, volume: Volume, *, with_snapshots: bool) -> None:
         try:

@@ -162,7 +162,7 @@ class Snapshots:
             self._context.drop_log(record.id)
         await self.of(volume)
 
-    # -- those taken for clones -------------------------------------------------------------------
+    # -- those taken for clones and copies --------------------------------------------------------
 
     async def take_for_clone(self, volume_id: str, clone_id: str) -> str:
         """Take the snapshot that a clone of the live volume starts from; return its name."""
@@ -181,6 +181,13 @@ class Snapshots:
                 for snapshot in await self.of(volume):
                     if snapshot.locator.volume_labels.get(CLONE_LABEL) == clone_id:
                         await self.delete(volume, snapshot.locator.name)
+
+    async def drop_for_copy(self, copy_id: str) -> None:
+        """Delete the snapshots that were taken for a copy, which is gone; `gc` does it otherwise."""
+        with suppress(FusevolError):
+            for found in await self._context.store.enumerate(labels={COPY_LABEL: copy_id}):
+                async with self._context.hold(found.source.parent) as volume:
+                    await self.delete(volume, found.locator.name)
 
     async def is_stale(self, snapshot: Volume) -> bool:
         """Whether a snapshot was taken for a clone or copy that does not exist."""

@@ -122,6 +122,23 @@ async def test_the_snapshots_taken_for_copies_do_not_pile_up(driver: LocalDriver
         assert [found.split("-")[0] for found in await snapshots(driver, name)] == ["mine", "copy"]
 
 
+async def test_the_snapshot_taken_for_a_copy_goes_with_the_copy(driver: LocalDriver) -> None:
+    web = await create(driver, "web")
+    for name in ("one", "two"):
+        await copy(driver, "web", name)
+    assert len(await snapshots(driver, "web")) == 2
+    one = await driver.resolve("one")
+    await driver.delete(one.id, with_snapshots=True)
+    assert [found.split("-")[1] for found in await snapshots(driver, "web")] == [(await driver.resolve("two")).id[:8]]
+    # Where that could not be done, gc does it.
+    two = await driver.resolve("two")
+    async with driver.context.lock(await get(driver, web)):
+        await driver.delete(two.id, with_snapshots=True)
+    assert len(await snapshots(driver, "web")) == 1
+    await driver.upkeep.gc(await driver.resolve("web"))
+    assert await snapshots(driver, "web") == []
+
+
 async def test_what_is_discarded_is_so_in_the_copy(driver: LocalDriver) -> None:
     web = await create(driver, "web")
     await write(driver, web, b"one", 3)
