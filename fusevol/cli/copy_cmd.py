@@ -29,10 +29,10 @@ def copy(
     A copy has the volume's snapshots, and can be in another pool, as a backup. All data is read, verified and written
     again, so it depends on nothing, unlike a clone. The next time only what was written since then is copied. Of a
     volume, which may be mounted and in use, a snapshot is taken for this, which stays until the next copy. Snapshots
-    that the copy has stay there when they are deleted in the source.
+    that the copy has stay there when they are deleted in the source; it has no schedule of its own.
 
     A copy that was interrupted goes on with the same command; until then it cannot be mounted, but its snapshots
-    can. One that was mounted and written to since is refused.
+    can. To give it up, restore it to one of them. One that was written to since is refused.
 
     Example:
 

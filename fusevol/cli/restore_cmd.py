@@ -10,7 +10,8 @@ __all__ = ["restore"]
 def restore(ref: RefArgument, json: JsonOption = False) -> None:
     """Turn a volume to one of its snapshots, in place and at once.
 
-    What was there before is kept as a snapshot of its own, which the command names; restore that to undo it.
+    What was there before is kept as a snapshot of its own, which the command names; restore that to undo it. Only where
+    that was an unfinished copy of another volume, nothing is kept of it.
 
     Example:
 
@@ -23,13 +24,15 @@ def restore(ref: RefArgument, json: JsonOption = False) -> None:
 
     volume_name, name = parse_snapshot_ref(ref)
 
-    async def work(driver: LocalDriver) -> SnapshotObject:
+    async def work(driver: LocalDriver) -> tuple[str, SnapshotObject | None]:
         volume = await driver.resolve(volume_name)
         snapshot = await driver.snapshots.find(volume, name)
-        return snapshot_object(volume, await driver.restore_keeping(volume.id, snapshot.id))
+        kept = await driver.restore_keeping(volume.id, snapshot.id)
+        return volume.locator.name, snapshot_object(volume, kept) if kept else None
 
-    kept = drive(work)
+    found, kept = drive(work)
     if json:
-        print_json({"volume": kept.volume, "restored": name, "kept": kept})
+        print_json({"volume": found, "restored": name, "kept": kept})
     else:
-        print(f'volume "{kept.volume}" is as it was at "{name}"; what was there before is "{kept.volume}@{kept.name}"')
+        before = f'what was there before is "{found}@{kept.name}"' if kept else "the unfinished copy is given up"
+        print(f'volume "{found}" is as it was at "{name}"; {before}')

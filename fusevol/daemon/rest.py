@@ -216,12 +216,13 @@ class _Api:
         asked = await read_json(request, _Restore)
         volume = await self._volume(request)
 
-        async def restore(_: Call[SnapshotObject]) -> SnapshotObject:
+        async def restore(_: Call[SnapshotObject | None]) -> SnapshotObject | None:
             snapshot = await self._driver.snapshots.find(volume, _plain(asked.snapshot))
-            return snapshot_object(volume, await self._driver.restore_keeping(volume.id, snapshot.id))
+            kept = await self._driver.restore_keeping(volume.id, snapshot.id)
+            return snapshot_object(volume, kept) if kept else None
 
         kept = await self._work.on(volume.locator.name, "restoring it", restore)
-        return json_response({"volume": kept.volume, "restored": asked.snapshot, "kept": kept})
+        return json_response({"volume": volume.locator.name, "restored": asked.snapshot, "kept": kept})
 
 
 def _plain(name: str) -> str:

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,16 @@ from fusevol.driver.consumers import refuse_if_used
 from fusevol.driver.context import POOL_LABEL, Context, pool_of
 from fusevol.driver.lineage import Lineage, labels_of_copy
 from fusevol.driver.records import available, unfinished
-from fusevol.driver.snapshots import COPY_LABEL, Snapshots, snapshot_id
+from fusevol.driver.snapshots import COPY_LABEL, HALF_LABEL, ORIGIN_LABEL, Snapshots, snapshot_id
 from fusevol.driver.specs import own_labels
 from fusevol.errors import (
+    AlreadyExists,
+    BackendError,
     CorruptData,
     FusevolError,
     InvalidArgument,
     NotSupported,
     VolumeBusy,
-    VolumeHasSnapshots,
     VolumeNotFound,
 )
 from fusevol.home import DEFAULT_POOL
@@ -77,49 +79,49 @@ class Copying:
         if volume.spec.ephemeral:
             raise NotSupported(f'volume "{volume.locator.name}" is ephemeral: a copy would outlive what it holds')
         target, made = await self._target(volume, name, pool)
-        try:
-            goal = source if source.is_snapshot else await self._take(volume, target)
-        except BaseException:
-            if made:
-                await self._remove(target)
-            raise
-        try:
-            done = await self._copy(volume, goal, target, only=only, tell=tell)
-        except BaseException:
-            if not source.is_snapshot:
-                await self._drop_unless_begun(volume, goal, target)
-            raise
-        # Not while the other is held: two that copy in opposite directions would wait for each other.
-        await self._drop_superseded(volume, done)
-        return done
-
-    async def _copy(
-        self, volume: Volume, goal: Volume, target: Volume, *, only: bool, tell: "Progress | None"
-    ) -> Copied:
-        becoming = False
         async with self._context.hold(target.id) as held:
             self._refuse(held, volume)
+            attempt = _Attempt(volume, held, only, tell)
             try:
-                async with self._context.writing(held, unfinished=True) as log:
-
-                    async def work(source: "LogVolume") -> Copied:
-                        return await self._bring(volume, source, goal, held, log, only=only, tell=tell)
-
-                    try:
-                        done = await self._context.look(volume, work)
-                    finally:
-                        becoming = bool(log.becoming)
-                    for snapshot in log.snapshots():
-                        # What earlier copies of the live volume, or attempts, have left. One that has a clone stays.
-                        if snapshot.labels.get(COPY_LABEL) == target.id and snapshot.name != done.source.snapshot:
-                            with suppress(VolumeHasSnapshots):
-                                await log.delete_snapshot(snapshot.name)
-            except FusevolError as error:
-                if becoming and not isinstance(error, CorruptData):
-                    error.hint = "the copy is not finished: once that is mended, the same command goes on with it"
+                # While nobody else copies to it, so that the last of several snapshots is what it will hold.
+                attempt.goal = source if source.is_snapshot else await self._take(volume, held)
+                attempt.taken = attempt.goal if not source.is_snapshot else None
+                done = await self._copy(attempt)
+            except BaseException as error:
+                with trio.CancelScope(shield=True):
+                    if attempt.started:
+                        _add_hint(error)
+                    if not attempt.begun:
+                        await self._drop_taken(attempt)
+                    if made and not attempt.started:
+                        await self._remove_if_empty(held)
                 raise
-            await self._snapshots.of(held)
-            await self._context.change(held.id, _finished)
+        # Not while the other is held: two that copy in opposite directions would wait for each other.
+        if attempt.automatic:
+            await self._drop_superseded(attempt, done.source.snapshot)
+        elif not attempt.begun:
+            await self._drop_taken(attempt)
+        return done
+
+    async def _copy(self, attempt: "_Attempt") -> Copied:
+        target = attempt.target
+        async with self._context.writing(target, unfinished=True) as log:
+            done = await self._context.look(attempt.volume, lambda source: self._bring(attempt, source, log))
+            for snapshot in log.snapshots():
+                made_for, origin = snapshot.labels.get(COPY_LABEL), snapshot.labels.get(ORIGIN_LABEL)
+                if made_for in (target.id, attempt.volume.id):
+                    # What earlier copies of the one to the other have left.
+                    left = attempt.automatic and snapshot.name != done.source.snapshot
+                else:
+                    # Taken for copies to others, and superseded in the source since.
+                    left = made_for is not None and origin is not None and origin not in attempt.origins
+                if left or HALF_LABEL in snapshot.labels:
+                    # One that is in use, or has a clone, stays until the next time.
+                    with suppress(FusevolError):
+                        await self._snapshots.refuse_if_mounted(target, snapshot.name)
+                        await log.delete_snapshot(snapshot.name)
+        await self._snapshots.of(target)
+        await self._context.describe(await self._context.change(target.id, attempt.finished), target)
         return done
 
     async def _target(self, volume: Volume, name: str, pool: str) -> tuple[Volume, bool]:
@@ -127,22 +129,33 @@ class Copying:
         target = await self._context.store.named(name)
         if target is None:
             labels = {**own_labels(volume), POOL_LABEL: pool or DEFAULT_POOL}
-            spec = msgspec.structs.replace(volume.spec, sticky=False)
-            made = await self._create(VolumeLocator(name=name, volume_labels=labels), spec)
-            return await self._context.store.get_vol(made), True
+            # What the schedule there takes, and deletes, is the history here.
+            spec = msgspec.structs.replace(volume.spec, sticky=False, snapshot_interval=0, snapshot_schedule="")
+            with suppress(AlreadyExists):
+                made = await self._create(VolumeLocator(name=name, volume_labels=labels), spec)
+                return await self._context.store.get_vol(made), True
+            # Somebody else was faster.
+            target = await self._context.store.named(name)
+            if target is None:
+                raise AlreadyExists(f'volume "{name}" was being made or deleted by somebody else', hint="try again")
         self._refuse(target, volume)
         if pool and pool_of(target) != pool:
             raise InvalidArgument(f'volume "{name}" is in pool "{pool_of(target)}", not in "{pool}"')
         return target, False
 
-    async def _remove(self, target: Volume) -> None:
-        with trio.CancelScope(shield=True), suppress(FusevolError):
-            async with self._context.hold(target.id) as held:
+    async def _remove_if_empty(self, held: Volume) -> None:
+        """Remove a held volume that was made for a copy that did not begin, unless somebody has used it meanwhile."""
+
+        async def is_empty(log: "LogVolume") -> bool:
+            return not (log.path.live.mapped or log.snapshots() or log.becoming)
+
+        with suppress(FusevolError):
+            if await self._context.look(held, is_empty):
                 await self._context.remove(held)
 
     async def _take(self, volume: Volume, target: Volume) -> Volume:
         """Take the snapshot of a live volume that is to be copied to `target`."""
-        name = f"copy-{target.id[:8]}-{_stamp()}"
+        name = f"copy-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         async with self._context.hold(volume.id) as held:
             return await self._snapshots.take(held, name, {COPY_LABEL: target.id})
 
@@ -158,21 +171,27 @@ class Copying:
 
     # -- from snapshot to snapshot ----------------------------------------------------------------
 
-    async def _bring(
-        self, volume: Volume, source: "LogVolume", goal: Volume, target: Volume, log: "LogVolume", *, only: bool,
-        tell: "Progress | None",
-    ) -> Copied:  # fmt: skip
+    async def _bring(self, attempt: "_Attempt", source: "LogVolume", log: "LogVolume") -> Copied:
+        """Do it, or go on with it where it was done in part: when something looks damaged, this is called once more."""
         from fusevol.log.copying import Copier
 
+        assert attempt.goal is not None
+        volume, target = attempt.volume, attempt.target
         way = Lineage(volume, source, target, log)
-        steps = way.steps(way.find(goal), only=only)
+        wanted = way.find(attempt.goal)
+        attempt.origins = set(way.theirs)
+        if attempt.taken and way.is_nothing_new(wanted):
+            steps: list[str] = []
+        else:
+            steps = way.steps(wanted, only=attempt.only)
         way.check(steps)
         if not way.clean and not (steps and log.becoming == way.becoming(steps[0])):
             await way.go_back()
-        copied, written = [], 0
         async with self._reading(volume, [way.theirs[origin] for origin in (*steps, way.common) if origin]):
             for origin in steps:
                 snapshot = way.theirs[origin]
+                attempt.started = True
+                attempt.begun = attempt.begun or origin == wanted
                 await log.become(way.becoming(origin))
                 await self._context.change(target.id, unfinished)
                 async with AsyncExitStack() as views:
@@ -181,15 +200,18 @@ class Copying:
                         base = await views.enter_async_context(source.view(way.theirs[way.common].name))
                         there = await views.enter_async_context(log.view(way.ours[way.common].name))
                     copier = Copier(base, await views.enter_async_context(source.view(snapshot.name)), there, log)
-                    await copier.run(tell)
-                labels = labels_of_copy(snapshot, origin, target)
-                way.ours[origin] = await log.snapshot(snapshot.name, labels, like=snapshot)
+                    try:
+                        await copier.run(attempt.tell)
+                    finally:
+                        attempt.written += copier.copied
+                way.ours[origin] = await log.snapshot(snapshot.name, labels_of_copy(snapshot, origin), like=snapshot)
                 way.common = origin
-                copied.append(snapshot.name)
-                written += copier.copied
+                attempt.copied.append(snapshot.name)
         await log.become("")
-        now = VolumeRef(volume.locator.name, way.theirs[way.common].name if way.common else goal.locator.name)
-        return Copied(volume=target, source=now, copied=tuple(copied), written=written)
+        held = way.theirs[way.common or wanted]
+        attempt.automatic = attempt.taken is not None and held.labels.get(COPY_LABEL) in (target.id, volume.id)
+        now = VolumeRef(volume.locator.name, held.name)
+        return Copied(volume=target, source=now, copied=tuple(attempt.copied), written=attempt.written)
 
     @asynccontextmanager
     async def _reading(self, volume: Volume, snapshots: Iterable["Snapshot"]) -> AsyncIterator[None]:
@@ -210,45 +232,76 @@ class Copying:
 
     # -- what is left -----------------------------------------------------------------------------
 
-    async def _drop_superseded(self, volume: Volume, done: Copied) -> None:
+    async def _drop_superseded(self, attempt: "_Attempt", kept: str | None) -> None:
         """Delete the snapshots that were taken for earlier copies; what is in the way is left to the next copy."""
-        target, kept = done.volume.id, done.source.snapshot
+        pair = (attempt.target.id, attempt.volume.id)
         with suppress(FusevolError):
-            async with self._context.hold(volume.id) as held:
+            async with self._context.hold(attempt.volume.id) as held:
                 for snapshot in await self._snapshots.of(held):
-                    if snapshot.locator.volume_labels.get(COPY_LABEL) == target and snapshot.locator.name != kept:
-                        await self._snapshots.delete(held, snapshot.locator.name)
+                    if snapshot.locator.volume_labels.get(COPY_LABEL) in pair and snapshot.locator.name != kept:
+                        with suppress(FusevolError):
+                            await self._snapshots.delete(held, snapshot.locator.name)
 
-    async def _drop_unless_begun(self, volume: Volume, goal: Volume, target: Volume) -> None:
-        """After a failure: delete the snapshot taken for it, unless the target is on its way there by now."""
-        from fusevol.log import read_manifest
-
-        with trio.CancelScope(shield=True), suppress(FusevolError):
-            manifest, _ = await read_manifest(self._context.backend_of(target), target.id)
-            if f">{goal.id}:" in (manifest.becoming or ""):
-                return
-            async with self._context.hold(volume.id) as held:
-                await self._snapshots.delete(held, goal.locator.name)
+    async def _drop_taken(self, attempt: "_Attempt") -> None:
+        """Delete the snapshot taken for a copy that does not need it."""
+        if attempt.taken:
+            with suppress(FusevolError):
+                async with self._context.hold(attempt.volume.id) as held:
+                    await self._snapshots.delete(held, attempt.taken.locator.name)
 
 
-def _stamp() -> str:
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
+@dataclass
+class _Attempt:
+    """One call of `copy`, of `volume` to `target`, which is held.
+
+    goal: the snapshot to be copied; taken: that, where it was taken for this. started: whether the target is on its way
+    to some snapshot; begun: to the goal, or has it. automatic: whether it holds one that was taken for that, so that
+    earlier ones are superseded. origins: what the snapshots of the volume are known by. copied, written: see `Copied`.
+    """
+
+    volume: Volume
+    target: Volume
+    only: bool
+    tell: "Progress | None"
+    goal: Volume | None = None
+    taken: Volume | None = None
+    started: bool = False
+    begun: bool = False
+    automatic: bool = False
+    origins: set[str] = field(default_factory=set)
+    copied: list[str] = field(default_factory=list)
+    written: int = 0
+
+    def finished(self, record: Volume) -> Volume:
+        """The record of the target, once it is a copy. It may hold as much as the volume."""
+        record = available(record) if record.state is VolumeState.RESTORE else record
+        wanted, size = self.volume.spec.size, record.spec.size
+        size = max(size, wanted) if size and wanted else 0
+        return msgspec.structs.replace(record, spec=msgspec.structs.replace(record.spec, size=size))
 
 
-async def refuse_if_unfinished(context: Context, volume: Volume) -> None:
-    """Raise VolumeBusy for a held volume that is only partly a copy of another."""
+def _add_hint(error: BaseException) -> None:
+    """Say of the store's errors what is to be done about the copy. Others have a hint where there is one."""
+    if isinstance(error, BackendError) and not isinstance(error, CorruptData):
+        error.hint = "the copy is not finished: once that is mended, the same command goes on with it"
+
+
+async def refuse_if_unfinished(context: Context, volume: Volume, *, force: bool = False) -> None:
+    """Raise VolumeBusy for a held volume that is only partly a copy of another.
+
+    force: take it first from a process that cannot be seen from here, so that it can be finished.
+    """
     from fusevol.log import read_manifest
 
     if volume.state is not VolumeState.RESTORE:
         return
     manifest, _ = await read_manifest(context.backend_of(volume), volume.id)
     if manifest.becoming:
+        if force:
+            async with context.writing(volume, force=True, unfinished=True):
+                pass
         name = volume.locator.name
         raise VolumeBusy(
             f'volume "{name}" is an unfinished copy',
-            hint=f"finish it: fusevol copy SOURCE {name}; what it was before is in its snapshots, if there are any",
+            hint=f"finish it: fusevol copy SOURCE {name}; or give that up: fusevol restore {name}@SNAPSHOT",
         )
-
-
-def _finished(volume: Volume) -> Volume:
-    return available(volume) if volume.state is VolumeState.RESTORE else volume

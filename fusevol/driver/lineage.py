@@ -7,7 +7,7 @@ two volumes have in common is seen from their snapshots alone, in either directi
 from typing import TYPE_CHECKING
 
 from fusevol.api import Volume
-from fusevol.driver.snapshots import CLONE_LABEL, COPY_LABEL, ORIGIN_LABEL, snapshot_id
+from fusevol.driver.snapshots import CLONE_LABEL, COPY_LABEL, HALF_LABEL, ORIGIN_LABEL, go_back, snapshot_id
 from fusevol.errors import AlreadyExists, SnapshotNotFound
 
 if TYPE_CHECKING:
@@ -22,10 +22,9 @@ def _origin(volume: Volume, snapshot: "Snapshot") -> str:
     return snapshot.labels.get(ORIGIN_LABEL) or f"{snapshot_id(volume, snapshot)}:{snapshot.created}"
 
 
-def labels_of_copy(snapshot: "Snapshot", origin: str, target: Volume) -> dict[str, str]:
-    """The labels of a copy. That a snapshot was taken for another volume than this one says nothing here."""
-    others = {CLONE_LABEL} | ({COPY_LABEL} if snapshot.labels.get(COPY_LABEL) != target.id else set())
-    return {**{key: value for key, value in snapshot.labels.items() if key not in others}, ORIGIN_LABEL: origin}
+def labels_of_copy(snapshot: "Snapshot", origin: str) -> dict[str, str]:
+    """The labels of a copy. That a snapshot was taken for a clone says nothing elsewhere."""
+    return {**{key: value for key, value in snapshot.labels.items() if key != CLONE_LABEL}, ORIGIN_LABEL: origin}
 
 
 class Lineage:
@@ -59,29 +58,37 @@ class Lineage:
         """What the log of the copy is to say while it becomes that snapshot."""
         return f"{self.common or ''}>{origin}"
 
+    def is_nothing_new(self, wanted: str) -> bool:
+        """Whether the copy has what a snapshot of the source holds already, as another one."""
+        return self.clean and self.common is not None and self.theirs[self.common].root == self.theirs[wanted].root
+
     def steps(self, wanted: str, *, only: bool) -> list[str]:
         """The snapshots to be copied, in this order: first the one of which a part is there, if there is such a one.
 
-        only: of the others, the wanted one alone.
+        only: the wanted one alone. Where the copy has that already, it is to be what both have in common.
         """
+        if wanted in self.ours:
+            self.common, self.clean = wanted, self._log.unchanged_since(self.ours[wanted])
+            return []
         begun = [] if self.clean else [origin for origin in self.theirs if self._log.becoming == self.becoming(origin)]
-        there = {*self.ours, *begun}
-        if wanted in there:
-            return begun
+        if only or wanted in begun:
+            return [wanted]
         last = (*begun, self.common)[0]
         after = self.theirs[last].id if last else 0
         before = [
             origin
             for origin, snapshot in self.theirs.items()
-            if after < snapshot.id < self.theirs[wanted].id
-            and origin not in there
-            # Those that were taken for something else than to be kept.
-            and not {CLONE_LABEL, COPY_LABEL} & snapshot.labels.keys()
+            if after < snapshot.id < self.theirs[wanted].id and origin not in self.ours and self._is_kept(snapshot)
         ]
-        return [*begun, *([] if only else before), wanted]
+        return [*begun, *before, wanted]
+
+    def _is_kept(self, snapshot: "Snapshot") -> bool:
+        """Whether a snapshot is for more than a clone, or earlier copies of the one volume to the other."""
+        pair = (self._volume.id, self._target.id)
+        return not (snapshot.labels.keys() & {CLONE_LABEL, HALF_LABEL} or snapshot.labels.get(COPY_LABEL) in pair)
 
     def check(self, steps: list[str]) -> None:
-        """Raise AlreadyExists where the copy is something else, or would have two snapshots of one name."""
+        """Raise AlreadyExists where the copy holds something else, or would have two snapshots of one name."""
         name, source = self._target.locator.name, self._volume.locator.name
         names = {snapshot.name for snapshot in self.ours.values()}
         if taken := [self.theirs[origin].name for origin in steps if self.theirs[origin].name in names]:
@@ -91,10 +98,11 @@ class Lineage:
             )
         if self.common is None and self.ours:
             raise AlreadyExists(
-                f'volume "{name}" exists, and has no snapshot in common with volume "{source}"',
-                hint="copy to a new volume",
+                f'volume "{name}" exists, and has no snapshot in common with volume "{source}" any more',
+                hint=f"copy to a new volume; or first delete that one: fusevol rm --snapshots {name}",
             )
-        if self.clean or self._log.becoming:
+        if self.clean or self._log.becoming or any(map(self._log.unchanged_since, self.ours.values())):
+            # What it holds is what a snapshot of it has, or worth nothing.
             return
         if self.common is None:
             raise AlreadyExists(f'volume "{name}" exists, and has been written to', hint="copy to a new volume")
@@ -105,13 +113,6 @@ class Lineage:
         )
 
     async def go_back(self) -> None:
-        """Have the live tree of the copy as what both have in common: it is on the way to something else."""
-        if self.common is None:
-            await self._log.discard(1 << 63, 0)
-            await self._log.flush()
-        else:
-            # What goes is labelled as what was left by other attempts is.
-            labels = {COPY_LABEL: self._target.id}
-            safety = await self._log.restore(self.ours[self.common].name, labels=labels)
-            await self._log.delete_snapshot(safety.name)
+        """Have the live tree of the copy as what both have in common. What it is now is not wanted, or kept."""
+        await go_back(self._log, self.ours[self.common].name if self.common else None)
         self.clean = True

@@ -330,8 +330,11 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
         """Give a volume the contents of one of its snapshots, as `SnapshotDriver.restore` says."""
         await self.restore_keeping(volume_id, snapshot_id)
 
-    async def restore_keeping(self, volume_id: str, snapshot_id: str) -> Volume:
-        """Restore, and return the snapshot of what was there before, which is taken at the same moment."""
+    async def restore_keeping(self, volume_id: str, snapshot_id: str) -> Volume | None:
+        """Restore, and return the snapshot of what was there before, which is taken at the same moment.
+
+        None where there was an unfinished copy, which is given up.
+        """
         async with self.context.hold(volume_id) as volume:
             if volume.is_snapshot:
                 raise NotSupported("a snapshot cannot be changed", hint="make a clone of it and change that")
@@ -351,7 +354,10 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
         Their mounts of its snapshots are forgotten as well. Should they still run, they can write nothing more from
         now on. Raises VolumeNotFound, VolumeBusy while it is in use by one that runs here.
         """
-        async with self.context.hold(volume_id, force=True) as volume, self.context.writing(volume, force=True):
+        async with (
+            self.context.hold(volume_id, force=True) as volume,
+            self.context.writing(volume, force=True, unfinished=True),
+        ):
             # Whoever else has the log open is shut out by its being opened here.
             pass
 

@@ -68,7 +68,7 @@ class Mounting:
         async with self._context.hold(volume_id, force=force) as volume:
             name = volume.locator.name
             self._wanted(volume, options)
-            await refuse_if_unfinished(self._context, volume)
+            await refuse_if_unfinished(self._context, volume, force=force)
             if volume.attached_on:
                 if path in volume.attach_path and self._context.control(volume):
                     return volume

@@ -16,13 +16,24 @@ import msgspec
 from fusevol.api import Source, Volume, VolumeLocator, VolumeState, VolumeStatus
 from fusevol.driver import snapmounts
 from fusevol.driver.context import POOL_LABEL, Context, pool_of
+from fusevol.driver.records import available
 from fusevol.errors import AlreadyExists, FusevolError, SnapshotNotFound, VolumeNotFound
 from fusevol.mount.schedule import SCHEDULE_LABEL
 
 if TYPE_CHECKING:
     from fusevol.log import LogVolume, Snapshot
 
-__all__ = ["AUTO_LABEL", "CLONE_LABEL", "COPY_LABEL", "ORIGIN_LABEL", "Snapshots", "snapshot_id", "snapshot_record"]
+__all__ = [
+    "AUTO_LABEL",
+    "CLONE_LABEL",
+    "COPY_LABEL",
+    "HALF_LABEL",
+    "ORIGIN_LABEL",
+    "Snapshots",
+    "go_back",
+    "snapshot_id",
+    "snapshot_record",
+]
 
 #: Label of a snapshot that was taken for a clone of the live volume; its value is the clone's id.
 CLONE_LABEL = "fusevol.clone"
@@ -30,8 +41,13 @@ CLONE_LABEL = "fusevol.clone"
 COPY_LABEL = "fusevol.copy"
 #: Label of a snapshot that is a copy; its value says of which one.
 ORIGIN_LABEL = "fusevol.origin"
+#: Label of a snapshot of a live tree that was only partly a copy. No record is made of it: it is of no use to anybody.
+HALF_LABEL = "fusevol.half"
 #: Label of a snapshot that nobody asked for; its value says why it was taken.
 AUTO_LABEL = "fusevol.auto"
+
+#: What a volume is becoming that goes back to what it was: no copy is on the way there.
+_NOTHING = ">"
 
 
 def snapshot_id(volume: Volume, snapshot: "Snapshot") -> str:
@@ -63,6 +79,28 @@ def snapshot_record(volume: Volume, snapshot: "Snapshot") -> Volume:
     )
 
 
+async def go_back(log: "LogVolume", name: str | None) -> None:
+    """Turn an attached volume to a snapshot, or empty it, and keep nothing of what it was.
+
+    For what was only partly a copy: until it becomes something else, or "", it is refused as that is. Raises
+    SnapshotNotFound, and as `LogVolume.flush` does.
+    """
+    # First of all: nobody may take it any more for what it was becoming.
+    await log.become(_NOTHING)
+    if name is None:
+        await log.discard(1 << 63, 0)
+        await log.flush()
+    else:
+        await log.restore(name, labels={HALF_LABEL: name})
+    for snapshot in log.snapshots():
+        if HALF_LABEL in snapshot.labels:
+            await log.delete_snapshot(snapshot.name)
+
+
+def _whole(snapshots: Iterable["Snapshot"]) -> list["Snapshot"]:
+    return [snapshot for snapshot in snapshots if HALF_LABEL not in snapshot.labels]
+
+
 class Snapshots:
     """The snapshots of volumes: taking, listing, restoring, deleting them."""
 
@@ -73,7 +111,7 @@ class Snapshots:
         """All snapshots of a volume, oldest first, as its log has them. The records are brought up to date."""
 
         async def list_them(log: "LogVolume") -> list["Snapshot"]:
-            return log.snapshots()
+            return _whole(log.snapshots())
 
         # Before the log is read: one that is taken after that is not in it, and its record has to stay.
         known = await self._known(volume)
@@ -90,7 +128,7 @@ class Snapshots:
 
     async def record(self, volume: Volume, found: Iterable["Snapshot"]) -> None:
         """Bring the records up to date with the snapshots that the log has, while none can be taken."""
-        await self._record(await self._known(volume), [snapshot_record(volume, snapshot) for snapshot in found])
+        await self._record(await self._known(volume), [snapshot_record(volume, snapshot) for snapshot in _whole(found)])
 
     async def _known(self, volume: Volume) -> dict[str, Volume]:
         """The records of a volume's snapshots, by id."""
@@ -133,8 +171,13 @@ class Snapshots:
                 await log.snapshot(name, labels)
         return await self.find(volume, name)
 
-    async def restore(self, volume: Volume, name: str) -> Volume:
-        """Turn a held volume to one of its snapshots; return the snapshot of what was there before."""
+    async def restore(self, volume: Volume, name: str) -> Volume | None:
+        """Turn a held volume to one of its snapshots; return the snapshot of what was there before.
+
+        None where that was only partly a copy of another volume, and is of no use to anybody.
+        """
+        if volume.state is VolumeState.RESTORE and await self._give_up_copy(volume, name):
+            return None
         before = {snapshot.id for snapshot in await self.of(volume)}
         if control := self._context.control(volume):
             await control.restore(name)
@@ -148,19 +191,34 @@ class Snapshots:
             )
         return next((snapshot for snapshot in made if snapshot.locator.volume_labels.get(AUTO_LABEL)), made[-1])
 
+    async def _give_up_copy(self, volume: Volume, name: str) -> bool:
+        """Restore a held volume for good, if it is only partly a copy; whether it was."""
+        async with self._context.writing(volume, unfinished=True) as log:
+            if not log.becoming:
+                return False
+            await go_back(log, name)
+            await log.become("")
+        await self._context.change(volume.id, available)
+        return True
+
     async def delete(self, volume: Volume, name: str) -> None:
         """Delete a snapshot of a held volume. Raises VolumeBusy while it is mounted by itself."""
-        record = await self._context.store.named(name, parent=volume.id)
-        if record is not None:
-            snapmounts.refuse_if_mounted(volume.locator.name, record, "deleted")
+        record = await self.refuse_if_mounted(volume, name)
         if control := self._context.control(volume):
             await control.delete_snapshot(name)
         else:
-            async with self._context.writing(volume) as log:
+            async with self._context.writing(volume, unfinished=True) as log:
                 await log.delete_snapshot(name)
         if record is not None:
             self._context.drop_log(record.id)
         await self.of(volume)
+
+    async def refuse_if_mounted(self, volume: Volume, name: str) -> Volume | None:
+        """Raise VolumeBusy for a snapshot that is mounted by itself, or read; return its record, if there is one."""
+        record = await self._context.store.named(name, parent=volume.id)
+        if record is not None:
+            snapmounts.refuse_if_mounted(volume.locator.name, record, "deleted")
+        return record
 
     # -- those taken for clones and copies --------------------------------------------------------
 
@@ -183,19 +241,18 @@ class Snapshots:
                         await self.delete(volume, snapshot.locator.name)
 
     async def drop_for_copy(self, copy_id: str) -> None:
-        """Delete the snapshots that were taken for a copy, which is gone; `gc` does it otherwise."""
-        with suppress(FusevolError):
-            for found in await self._context.store.enumerate(labels={COPY_LABEL: copy_id}):
+        """Delete the snapshots that were taken for a copy, which is gone, as far as that can be done."""
+        for found in await self._context.store.enumerate(labels={COPY_LABEL: copy_id}):
+            with suppress(FusevolError):
                 async with self._context.hold(found.source.parent) as volume:
                     await self.delete(volume, found.locator.name)
 
     async def is_stale(self, snapshot: Volume) -> bool:
-        """Whether a snapshot was taken for a clone or copy that does not exist."""
-        labels = snapshot.locator.volume_labels
-        made = labels.get(CLONE_LABEL) or labels.get(COPY_LABEL)
-        if made is None:
+        """Whether a snapshot was taken for a clone that does not exist."""
+        clone_id = snapshot.locator.volume_labels.get(CLONE_LABEL)
+        if clone_id is None:
             return False
         with suppress(VolumeNotFound):
-            await self._context.store.get_vol(made)
+            await self._context.store.get_vol(clone_id)
             return False
         return True

@@ -200,7 +200,7 @@ class Upkeep(Overseeing):
                 if control:
                     await control.reclaim()
                 else:
-                    async with self._context.writing(held) as log:
+                    async with self._context.writing(held, unfinished=True) as log:
                         await log.reclaim()
                 return Reclaimed(name=name, freed=max(0, before - await backend.used_size(held.id)))
         except VolumeNotFound:

@@ -23,8 +23,8 @@ Progress = Callable[[int, int], None]
 
 #: Leaves at once, each of up to 4 MiB: what is far away takes its time for each.
 _AT_ONCE = 8
-#: Bytes after which they are made durable: so much is copied again after a crash, and held in memory of a map.
-_BARRIER = 256 << 20
+#: Bytes, and seconds, after which what was copied is made durable: so much is copied again after a crash.
+_BARRIER, _BARRIER_SECONDS = 256 << 20, 10.0
 
 
 class Copier:
@@ -43,6 +43,7 @@ class Copier:
         self._there = there
         self._target = target
         self._done = self._total = self._unsynced = 0
+        self._synced = trio.current_time()
         #: Bytes that were copied.
         self.copied = 0
 
@@ -55,6 +56,8 @@ class Copier:
         if self._base and self._there and self._base.record.mapped != self._there.record.mapped:
             raise self._differs(f"another snapshot as what it was before, {self._there.record.name}")
         leaves = await rewritten_leaves(self._base, self._goal)
+        if not set(leaves).issuperset(await rewritten_leaves(self._there, self._target)):
+            raise self._differs("changes that were not on the way there")
         self._total = await self._count(leaves)
         failures: list[FusevolError] = []
         queue = iter(leaves)
@@ -103,8 +106,8 @@ class Copier:
         have = await leaf_of(self._target, leaf)
         if ((have.words != 0) != mapped).any() or (have.sums != wanted.sums)[mapped].any():
             raise self._differs(f"other blocks near {first << BLOCK_SHIFT}")
-        if self._unsynced >= _BARRIER:
-            self._unsynced = 0
+        if self._unsynced >= _BARRIER or trio.current_time() > self._synced + _BARRIER_SECONDS:
+            self._unsynced, self._synced = 0, trio.current_time()
             await self._target.flush()
 
     def _differs(self, how: str) -> CorruptData:

@@ -343,6 +343,8 @@ async def _open_read_only(backend: Backend, volume_id: str, options: LogOptions,
             # Once there is a newer checkpoint, it gives back the log behind this one: what was read was cut short.
             again, _ = await read_manifest(backend, volume_id)
             if again.checkpoint == manifest.checkpoint:
+                # A copy may have begun since, of which the log has had a part already.
+                volume.becoming = volume.becoming or again.becoming or ""
                 return volume
     raise VolumeBusy(f'volume "{volume_id}" changes faster than it can be read; try again')
 

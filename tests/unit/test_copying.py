@@ -1,80 +1,34 @@
 """Copies of volumes in another pool are what was copied, snapshots and all, whatever came in between."""
 
-import itertools
 import random
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
 
-from fusevol.api import LocatorUpdate, VolumeLocator, VolumeSpec, VolumeState
+from fusevol.api import VolumeLocator, VolumeSpec, VolumeState
 from fusevol.backends.wrappers.faults import FaultyBackend, fail
 from fusevol.driver import LocalDriver
 from fusevol.driver.copying import Copied
 from fusevol.errors import (
     AlreadyExists,
     BackendError,
-    CorruptData,
-    FusevolError,
     InvalidArgument,
     NoSpace,
     NotSupported,
     VolumeBusy,
 )
 from fusevol.home import Home
-from fusevol.log import LogVolume, copying
+from fusevol.log import copying
+from tests.unit.copies import PLACES, contents, copy, home_with_far, snapshots
 from tests.unit.driving import BLOCK, create, get, read, snapshot, write
-from tests.unit.volumes import Content, block_bytes, content_of
-
-#: Blocks of three leaves, one of them far away.
-PLACES = [*range(12), *range(1020, 1032), *range(5_000_000, 5_000_006)]
+from tests.unit.volumes import Content
 
 
 @pytest.fixture
-async def driver(tmp_path: Path) -> AsyncIterator[LocalDriver]:
-    """A driver with a second pool, "far"."""
-    home = Home(tmp_path / "home")
-    home.path.mkdir()
-    home.config_path.write_text(f'lock_timeout = 0.2\n[pools.far]\nbackend = "file"\npath = "{tmp_path}/far"\n')
-    async with LocalDriver(home) as opened:
-        yield opened
-
-
-@pytest.fixture(autouse=True)
-def many_copies_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Snapshots for copies are called by the second."""
-    numbers = itertools.count()
-    monkeypatch.setattr("fusevol.driver.copying._stamp", lambda: f"{next(numbers)}")
-
-
-async def copy(driver: LocalDriver, source: str, name: str = "copy", *, only: bool = False) -> Copied:
-    return await driver.copying.copy(await driver.resolve(source), name, pool="far", only=only)
-
-
-async def snapshots(driver: LocalDriver, name: str) -> list[str]:
-    return [found.locator.name for found in await driver.snapshots.of(await driver.resolve(name))]
-
-
-async def contents(driver: LocalDriver, name: str) -> tuple[Content, dict[str, Content]]:
-    """What the live tree of a volume holds, and each of its snapshots, in PLACES."""
-
-    async def work(log: LogVolume) -> tuple[Content, dict[str, Content]]:
-        held = {}
-        for found in log.snapshots():
-            async with log.view(found.name) as view:
-                held[found.name] = await everywhere(view)
-        return await everywhere(log), held
-
-    return await driver.context.look(await driver.resolve(name), work)
-
-
-async def everywhere(source: object) -> Content:
-    found: Content = {}
-    for first, end in ((0, 1040), (5_000_000, 5_000_010)):
-        found |= await content_of(source, range(first, end))  # type: ignore[arg-type]
-    return found
+def home(tmp_path: Path) -> Home:
+    return home_with_far(tmp_path)
 
 
 # -- what a copy is -------------------------------------------------------------------------------
@@ -90,7 +44,7 @@ async def test_a_copy_has_the_data_the_snapshots_and_the_settings(driver: LocalD
     assert done.copied[0] == "first"
     assert (done.source.volume, done.written) == ("web", 2 * BLOCK)
     made = await driver.resolve("copy")
-    assert (made.spec.size, made.spec.snapshot_interval, made.spec.sticky) == (1 << 30, 60, False)
+    assert (made.spec.size, made.spec.snapshot_interval, made.spec.sticky) == (1 << 30, 0, False)
     assert made.locator.volume_labels == {"app": "shop", "fusevol.pool": "far"}
     assert made.state is VolumeState.AVAILABLE
     copied = await driver.resolve("copy@first")
@@ -123,20 +77,13 @@ async def test_the_snapshots_taken_for_copies_do_not_pile_up(driver: LocalDriver
 
 
 async def test_the_snapshot_taken_for_a_copy_goes_with_the_copy(driver: LocalDriver) -> None:
-    web = await create(driver, "web")
+    await create(driver, "web")
     for name in ("one", "two"):
         await copy(driver, "web", name)
     assert len(await snapshots(driver, "web")) == 2
     one = await driver.resolve("one")
     await driver.delete(one.id, with_snapshots=True)
-    assert [found.split("-")[1] for found in await snapshots(driver, "web")] == [(await driver.resolve("two")).id[:8]]
-    # Where that could not be done, gc does it.
-    two = await driver.resolve("two")
-    async with driver.context.lock(await get(driver, web)):
-        await driver.delete(two.id, with_snapshots=True)
-    assert len(await snapshots(driver, "web")) == 1
-    await driver.upkeep.gc(await driver.resolve("web"))
-    assert await snapshots(driver, "web") == []
+    assert await snapshots(driver, "web") == await snapshots(driver, "two")
 
 
 async def test_what_is_discarded_is_so_in_the_copy(driver: LocalDriver) -> None:
@@ -347,7 +294,7 @@ async def test_a_snapshot_that_is_being_copied_is_not_deleted(driver: LocalDrive
     await driver.delete(second)
 
 
-# -- interruptions --------------------------------------------------------------------------------
+# -- lives ----------------------------------------------------------------------------------------
 
 
 def break_far(driver: LocalDriver, call: str, nth: int, error: type[Exception] = BackendError) -> FaultyBackend:
@@ -364,157 +311,6 @@ def break_far(driver: LocalDriver, call: str, nth: int, error: type[Exception] =
         faulty.add(fail(call, nth=n, error=from_then))
     assert seen == 0
     return faulty
-
-
-@contextmanager
-def breaking(error: FusevolError, after: int = 20) -> Iterator[None]:
-    """Have copies fail after so many leaves, at a barrier."""
-    real, left = copying.Copier._copy, after
-
-    async def copy_one(self: copying.Copier, leaf: int) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            await self._target.flush()
-            raise error
-        await real(self, leaf)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(copying.Copier, "_copy", copy_one)
-        yield
-
-
-async def unfinished(driver: LocalDriver) -> str:
-    """A copy, of a volume "web" of 40 leaves, of which the first snapshot is there, and half of the second."""
-    web = await create(driver, "web")
-    for round_ in ("first", "second"):
-        async with driver.context.hold(web) as held, driver.context.writing(held) as log:
-            for leaf in range(40):
-                await log.write(block_bytes((round_, leaf)), leaf * 1024 * BLOCK)
-        await snapshot(driver, web, round_)
-    await copy(driver, "web@first")
-    with breaking(BackendError("no line")), pytest.raises(BackendError, match="no line") as caught:
-        await copy(driver, "web@second")
-    assert "the same command goes on with it" in str(caught.value.hint)
-    return web
-
-
-async def test_a_copy_that_was_interrupted_goes_on(driver: LocalDriver) -> None:
-    await unfinished(driver)
-    done = await copy(driver, "web@second")
-    # What was on its way when it failed may not have been there.
-    assert 20 * BLOCK <= done.written < 40 * BLOCK
-    assert await snapshots(driver, "copy") == ["first", "second"]
-
-    async def same(log: LogVolume) -> None:
-        for leaf in range(40):
-            assert await log.read(BLOCK, leaf * 1024 * BLOCK) == block_bytes(("second", leaf))
-        async with log.view("first") as view:
-            assert await view.read(BLOCK, 0) == block_bytes(("first", 0))
-
-    await driver.context.look(await driver.resolve("copy"), same)
-    assert (await driver.resolve("copy")).state is VolumeState.AVAILABLE
-
-
-async def test_an_unfinished_copy_is_used_by_its_snapshots_alone(driver: LocalDriver, tmp_path: Path) -> None:
-    await unfinished(driver)
-    made = await driver.resolve("copy")
-    assert made.state is VolumeState.RESTORE
-    assert any("unfinished copy" in problem for problem in (await driver.upkeep.overview()).problems)
-    (tmp_path / "mnt").mkdir()
-    with pytest.raises(VolumeBusy, match='"copy" is an unfinished copy') as caught:
-        await driver.mount(made.id, str(tmp_path / "mnt"))
-    assert "fusevol copy SOURCE copy" in str(caught.value.hint)
-    for refused in (
-        driver.read(made.id, BLOCK, 0),
-        driver.write(made.id, b"x", 0),
-        create(driver, "clone", made.id),
-        snapshot(driver, made.id, "mine"),
-        driver.restore(made.id, (await driver.resolve("copy@first")).id),
-        driver.contents.shares(made),
-        copy(driver, "copy", "another"),
-    ):
-        with pytest.raises(VolumeBusy, match="unfinished copy"):
-            await refused
-    assert (await driver.upkeep.scrub(made)).problems == ()
-    first = (await driver.resolve("copy@first")).id
-    assert await driver.read(first, BLOCK, 0) == block_bytes(("first", 0))
-    clone = await create(driver, "clone", first)
-    assert await driver.read(clone, BLOCK, 0) == block_bytes(("first", 0))
-    await driver.delete(clone)
-    await driver.set(made.id, LocatorUpdate(name="kept"), None)
-    await driver.delete(made.id, with_snapshots=True)
-
-
-async def test_an_unfinished_copy_is_known_for_one_in_another_home(driver: LocalDriver, tmp_path: Path) -> None:
-    await unfinished(driver)
-    home = Home(tmp_path / "other")
-    home.path.mkdir()
-    home.config_path.write_text(f'[pools.far]\nbackend = "file"\npath = "{tmp_path}/far"\n')
-    async with LocalDriver(home) as other:
-        [item] = await other.importing.found()
-        record = await other.importing.import_volume(item)
-        assert record.state is VolumeState.RESTORE
-        with pytest.raises(VolumeBusy, match="unfinished copy"):
-            await other.write(record.id, b"x", 0)
-
-
-async def test_one_on_its_way_to_a_snapshot_that_is_gone_starts_from_the_last_one(
-    driver: LocalDriver,
-) -> None:
-    web = await unfinished(driver)
-    await driver.delete((await driver.resolve("web@second")).id)
-    await driver.restore(web, (await driver.resolve("web@first")).id)
-    await write(driver, web, b"third", 5)
-    await snapshot(driver, web, "third")
-    await copy(driver, "web@third")
-    live, held = await contents(driver, "copy")
-    assert live == held["third"] == (await contents(driver, "web"))[0]
-    assert not any(found.locator.volume_labels.get("fusevol.copy") for found in await driver.snapshots.of(
-        await driver.resolve("copy")
-    ))  # fmt: skip
-
-
-async def test_the_first_copy_of_a_live_volume_goes_on_where_it_was(driver: LocalDriver) -> None:
-    web = await create(driver, "web")
-    async with driver.context.hold(web) as held, driver.context.writing(held) as log:
-        for leaf in range(60):
-            await log.write(block_bytes(leaf), leaf * 1024 * BLOCK)
-    await driver.create(VolumeLocator(name="copy", volume_labels={"fusevol.pool": "far"}), None, VolumeSpec())
-    for _ in range(2):
-        with breaking(NoSpace("full")), pytest.raises(NoSpace):
-            await copy(driver, "web")
-    # The one that it began with is kept; that of the second attempt is not.
-    assert len(await snapshots(driver, "web")) == 1
-    await write(driver, web, b"new", 5)
-    done = await copy(driver, "web")
-    assert len(done.copied) == 2
-    assert 41 * BLOCK <= done.written < 60 * BLOCK
-    assert len(await snapshots(driver, "web")) == len(await snapshots(driver, "copy")) == 1
-    assert (await contents(driver, "copy"))[0] == (await contents(driver, "web"))[0]
-
-
-async def test_damage_in_the_source_is_not_copied(driver: LocalDriver, tmp_path: Path) -> None:
-    web = await create(driver, "web")
-    await write(driver, web, b"one")
-    await snapshot(driver, web, "first")
-    await copy(driver, "web@first")
-    await write(driver, web, b"precious", 1)
-    await snapshot(driver, web, "second")
-    damaged = False
-    for segment in (driver.context.home.path / "volumes" / web).rglob("*"):
-        if segment.is_file():
-            data = segment.read_bytes()
-            if (at := data.find(b"precious")) >= 0:
-                segment.write_bytes(data[:at] + b"P" + data[at + 1 :])
-                damaged = True
-    assert damaged
-    with pytest.raises(CorruptData, match='volume "web"'):
-        await copy(driver, "web@second")
-    assert await snapshots(driver, "copy") == ["first"]
-
-
-# -- lives ----------------------------------------------------------------------------------------
 
 
 async def live(driver: LocalDriver, choose: random.Random) -> None:

@@ -224,6 +224,7 @@ async def test_restore_brings_back_what_was_there_and_keeps_what_is(driver: Loca
     before = await snapshot(driver, web, "before")
     await write(driver, web, b"two")
     kept = await driver.restore_keeping(web, before)
+    assert kept
     assert await read(driver, web) == b"one"
     assert kept.locator.volume_labels[AUTO_LABEL] == "restore"
     await driver.restore(web, kept.id)

@@ -87,6 +87,7 @@ async def test_snapshots_go_through_the_mount_and_hold_what_was_written(
     with pytest.raises(AlreadyExists, match='volume "web" has a snapshot "before" already'):
         await driver.snapshot(web, readonly=True, locator=VolumeLocator(name="before"))
     kept = await driver.restore_keeping(web, taken)
+    assert kept
     assert await in_thread(text, mount / "file") == "one"
     await driver.restore(web, kept.id)
     assert await in_thread(text, mount / "file") == "two"
