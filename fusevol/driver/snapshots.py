@@ -176,30 +176,26 @@ class Snapshots:
 
         None where that was only partly a copy of another volume, and is of no use to anybody.
         """
-        if volume.state is VolumeState.RESTORE and await self._give_up_copy(volume, name):
-            return None
         before = {snapshot.id for snapshot in await self.of(volume)}
         if control := self._context.control(volume):
             await control.restore(name)
         else:
-            async with self._context.writing(volume) as log:
-                await log.restore(name)
+            async with self._context.writing(volume, unfinished=True) as log:
+                given_up = bool(log.becoming)
+                if given_up:
+                    await go_back(log, name)
+                    await log.become("")
+                else:
+                    await log.restore(name)
+            if given_up:
+                await self._context.change(volume.id, available)
+                return None
         made = [snapshot for snapshot in await self.of(volume) if snapshot.id not in before]
         if not made:
             raise SnapshotNotFound(
                 f'volume "{volume.locator.name}" is restored, but the snapshot of what it held is gone already'
             )
         return next((snapshot for snapshot in made if snapshot.locator.volume_labels.get(AUTO_LABEL)), made[-1])
-
-    async def _give_up_copy(self, volume: Volume, name: str) -> bool:
-        """Restore a held volume for good, if it is only partly a copy; whether it was."""
-        async with self._context.writing(volume, unfinished=True) as log:
-            if not log.becoming:
-                return False
-            await go_back(log, name)
-            await log.become("")
-        await self._context.change(volume.id, available)
-        return True
 
     async def delete(self, volume: Volume, name: str) -> None:
         """Delete a snapshot of a held volume. Raises VolumeBusy while it is mounted by itself."""

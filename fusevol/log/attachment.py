@@ -94,7 +94,7 @@ def check_ready(manifest: Manifest, volume_id: str) -> None:
 def unfinished(volume_id: str) -> VolumeBusy:
     """The error where a volume's live tree is only partly what it is being turned into."""
     return VolumeBusy(
-        f'volume "{volume_id}" is an unfinished copy', hint="copy to it again; what it was before is in its snapshots"
+        f'volume "{volume_id}" is an unfinished copy', hint="copy to it again, or restore it to one of its snapshots"
     )
 
 
