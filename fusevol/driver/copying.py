@@ -15,8 +15,8 @@ from fusevol.driver import snapmounts
 from fusevol.driver.consumers import refuse_if_used
 from fusevol.driver.context import POOL_LABEL, Context, pool_of
 from fusevol.driver.lineage import Lineage, labels_of_copy
-from fusevol.driver.records import available, unfinished
-from fusevol.driver.snapshots import COPY_LABEL, HALF_LABEL, ORIGIN_LABEL, Snapshots, snapshot_id
+from fusevol.driver.records import available, deleted, unfinished
+from fusevol.driver.snapshots import COPY_LABEL, Snapshots, copy_label, drop_halves, snapshot_id
 from fusevol.driver.specs import own_labels
 from fusevol.errors import (
     AlreadyExists,
@@ -84,8 +84,9 @@ class Copying:
             attempt = _Attempt(volume, held, only, tell)
             try:
                 # While nobody else copies to it, so that the last of several snapshots is what it will hold.
-                attempt.goal = source if source.is_snapshot else await self._take(volume, held)
-                attempt.taken = attempt.goal if not source.is_snapshot else None
+                if not source.is_snapshot:
+                    attempt.taken = f"copy-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+                attempt.goal = await self._take(volume, held, attempt.taken) if attempt.taken else source
                 done = await self._copy(attempt)
             except BaseException as error:
                 with trio.CancelScope(shield=True):
@@ -98,7 +99,7 @@ class Copying:
                 raise
         # Not while the other is held: two that copy in opposite directions would wait for each other.
         if attempt.automatic:
-            await self._drop_superseded(attempt, done.source.snapshot)
+            await self._drop_superseded(attempt)
         elif not attempt.begun:
             await self._drop_taken(attempt)
         return done
@@ -107,19 +108,11 @@ class Copying:
         target = attempt.target
         async with self._context.writing(target, unfinished=True) as log:
             done = await self._context.look(attempt.volume, lambda source: self._bring(attempt, source, log))
-            for snapshot in log.snapshots():
-                made_for, origin = snapshot.labels.get(COPY_LABEL), snapshot.labels.get(ORIGIN_LABEL)
-                if made_for in (target.id, attempt.volume.id):
-                    # What earlier copies of the one to the other have left.
-                    left = attempt.automatic and snapshot.name != done.source.snapshot
-                else:
-                    # Taken for copies to others, and superseded in the source since.
-                    left = made_for is not None and origin is not None and origin not in attempt.origins
-                if left or HALF_LABEL in snapshot.labels:
-                    # One that is in use, or has a clone, stays until the next time.
-                    with suppress(FusevolError):
-                        await self._snapshots.refuse_if_mounted(target, snapshot.name)
-                        await log.delete_snapshot(snapshot.name)
+            for name in attempt.left:
+                # One that is in use, or has a clone, stays until the next time.
+                with suppress(FusevolError):
+                    await self._snapshots.refuse_if_mounted(target, name)
+                    await log.delete_snapshot(name)
         await self._snapshots.of(target)
         await self._context.describe(await self._context.change(target.id, attempt.finished), target)
         return done
@@ -151,13 +144,12 @@ class Copying:
 
         with suppress(FusevolError):
             if await self._context.look(held, is_empty):
-                await self._context.remove(held)
+                await self._context.remove(await self._context.change(held.id, deleted))
 
-    async def _take(self, volume: Volume, target: Volume) -> Volume:
+    async def _take(self, volume: Volume, target: Volume, name: str) -> Volume:
         """Take the snapshot of a live volume that is to be copied to `target`."""
-        name = f"copy-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         async with self._context.hold(volume.id) as held:
-            return await self._snapshots.take(held, name, {COPY_LABEL: target.id})
+            return await self._snapshots.take(held, name, {COPY_LABEL: copy_label(volume.id, target.id)})
 
     def _refuse(self, target: Volume, volume: Volume) -> None:
         """Raise what keeps a volume from being turned into a copy of another."""
@@ -179,13 +171,13 @@ class Copying:
         volume, target = attempt.volume, attempt.target
         way = Lineage(volume, source, target, log)
         wanted = way.find(attempt.goal)
-        attempt.origins = set(way.theirs)
-        if attempt.taken and way.is_nothing_new(wanted):
-            steps: list[str] = []
-        else:
-            steps = way.steps(wanted, only=attempt.only)
+        steps = way.steps(wanted, only=attempt.only)
+        if attempt.taken and way.is_nothing_new(steps):
+            steps = []
         way.check(steps)
         if not way.clean and not (steps and log.becoming == way.becoming(steps[0])):
+            attempt.started = True
+            await self._context.change(target.id, unfinished)
             await way.go_back()
         async with self._reading(volume, [way.theirs[origin] for origin in (*steps, way.common) if origin]):
             for origin in steps:
@@ -207,9 +199,15 @@ class Copying:
                 way.ours[origin] = await log.snapshot(snapshot.name, labels_of_copy(snapshot, origin), like=snapshot)
                 way.common = origin
                 attempt.copied.append(snapshot.name)
+        await drop_halves(log)
         await log.become("")
         held = way.theirs[way.common or wanted]
-        attempt.automatic = attempt.taken is not None and held.labels.get(COPY_LABEL) in (target.id, volume.id)
+        attempt.automatic = attempt.taken is not None and way.is_paired(held)
+        if attempt.automatic:
+            # What earlier copies of the one to the other have left, on both sides.
+            attempt.superseded = [each.name for each in source.snapshots() if way.is_paired(each) and each != held]
+            attempt.left = [each.name for each in log.snapshots() if way.is_paired(each) and each.name != held.name]
+        attempt.left += [each.name for each in log.snapshots() if way.is_left(each)]
         now = VolumeRef(volume.locator.name, held.name)
         return Copied(volume=target, source=now, copied=tuple(attempt.copied), written=attempt.written)
 
@@ -232,31 +230,31 @@ class Copying:
 
     # -- what is left -----------------------------------------------------------------------------
 
-    async def _drop_superseded(self, attempt: "_Attempt", kept: str | None) -> None:
+    async def _drop_superseded(self, attempt: "_Attempt") -> None:
         """Delete the snapshots that were taken for earlier copies; what is in the way is left to the next copy."""
-        pair = (attempt.target.id, attempt.volume.id)
         with suppress(FusevolError):
             async with self._context.hold(attempt.volume.id) as held:
-                for snapshot in await self._snapshots.of(held):
-                    if snapshot.locator.volume_labels.get(COPY_LABEL) in pair and snapshot.locator.name != kept:
-                        with suppress(FusevolError):
-                            await self._snapshots.delete(held, snapshot.locator.name)
+                for name in attempt.superseded:
+                    with suppress(FusevolError):
+                        await self._snapshots.delete(held, name)
 
     async def _drop_taken(self, attempt: "_Attempt") -> None:
-        """Delete the snapshot taken for a copy that does not need it."""
+        """Delete the snapshot taken for a copy that does not need it, if it came to that."""
         if attempt.taken:
             with suppress(FusevolError):
                 async with self._context.hold(attempt.volume.id) as held:
-                    await self._snapshots.delete(held, attempt.taken.locator.name)
+                    if await self._snapshots.has(held, attempt.taken):
+                        await self._snapshots.delete(held, attempt.taken)
 
 
 @dataclass
 class _Attempt:
     """One call of `copy`, of `volume` to `target`, which is held.
 
-    goal: the snapshot to be copied; taken: that, where it was taken for this. started: whether the target is on its way
-    to some snapshot; begun: to the goal, or has it. automatic: whether it holds one that was taken for that, so that
-    earlier ones are superseded. origins: what the snapshots of the volume are known by. copied, written: see `Copied`.
+    goal: the snapshot to be copied; taken: its name, where it is taken for this. started: whether the target is on its
+    way to some snapshot; begun: to the goal, or has it. automatic: whether it holds one that was taken for that.
+    superseded, left: names of those that are no longer needed then, of the volume and of the target. copied,
+    written: as in `Copied`.
     """
 
     volume: Volume
@@ -264,11 +262,12 @@ class _Attempt:
     only: bool
     tell: "Progress | None"
     goal: Volume | None = None
-    taken: Volume | None = None
+    taken: str | None = None
     started: bool = False
     begun: bool = False
     automatic: bool = False
-    origins: set[str] = field(default_factory=set)
+    superseded: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
     written: int = 0
 
@@ -293,7 +292,7 @@ async def refuse_if_unfinished(context: Context, volume: Volume, *, force: bool 
     """
     from fusevol.log import read_manifest
 
-    if volume.state is not VolumeState.RESTORE:
+    if volume.state is not VolumeState.RESTORE and not (force and not volume.attached_on):
         return
     manifest, _ = await read_manifest(context.backend_of(volume), volume.id)
     if manifest.becoming:

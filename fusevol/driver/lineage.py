@@ -7,7 +7,8 @@ two volumes have in common is seen from their snapshots alone, in either directi
 from typing import TYPE_CHECKING
 
 from fusevol.api import Volume
-from fusevol.driver.snapshots import CLONE_LABEL, COPY_LABEL, HALF_LABEL, ORIGIN_LABEL, go_back, snapshot_id
+from fusevol.driver.context import RESERVED_LABELS
+from fusevol.driver.snapshots import CLONE_LABEL, COPY_LABEL, HALF_LABEL, ORIGIN_LABEL, copy_label, go_back, snapshot_id
 from fusevol.errors import AlreadyExists, SnapshotNotFound
 
 if TYPE_CHECKING:
@@ -58,9 +59,11 @@ class Lineage:
         """What the log of the copy is to say while it becomes that snapshot."""
         return f"{self.common or ''}>{origin}"
 
-    def is_nothing_new(self, wanted: str) -> bool:
-        """Whether the copy has what a snapshot of the source holds already, as another one."""
-        return self.clean and self.common is not None and self.theirs[self.common].root == self.theirs[wanted].root
+    def is_nothing_new(self, steps: list[str]) -> bool:
+        """Whether all there is to be copied is a snapshot of what the copy holds already."""
+        if not self.clean or self.common is None or len(steps) != 1:
+            return False
+        return self.theirs[self.common].root == self.theirs[steps[0]].root
 
     def steps(self, wanted: str, *, only: bool) -> list[str]:
         """The snapshots to be copied, in this order: first the one of which a part is there, if there is such a one.
@@ -83,14 +86,28 @@ class Lineage:
         return [*begun, *before, wanted]
 
     def _is_kept(self, snapshot: "Snapshot") -> bool:
-        """Whether a snapshot is for more than a clone, or earlier copies of the one volume to the other."""
-        pair = (self._volume.id, self._target.id)
-        return not (snapshot.labels.keys() & {CLONE_LABEL, HALF_LABEL} or snapshot.labels.get(COPY_LABEL) in pair)
+        """Whether a snapshot is for more than a clone, or for copies between others than this source and others."""
+        if snapshot.labels.keys() & {CLONE_LABEL, HALF_LABEL}:
+            return False
+        label = snapshot.labels.get(COPY_LABEL, "")
+        # Those for copies to others: with them, what is copied can take the place of the source.
+        return not label or (label.startswith(copy_label(self._volume.id, "")) and not self.is_paired(snapshot))
+
+    def is_paired(self, snapshot: "Snapshot") -> bool:
+        """Whether a snapshot was taken to be copied from the one of these volumes to the other."""
+        ids = self._volume.id, self._target.id
+        return snapshot.labels.get(COPY_LABEL) in (copy_label(*ids), copy_label(*reversed(ids)))
+
+    def is_left(self, snapshot: "Snapshot") -> bool:
+        """Whether a snapshot of the copy was taken for copies of the source to others, and is there no more."""
+        label, origin = snapshot.labels.get(COPY_LABEL, ""), snapshot.labels.get(ORIGIN_LABEL)
+        own = label.startswith(copy_label(self._volume.id, "")) and not self.is_paired(snapshot)
+        return own and origin is not None and origin not in self.theirs
 
     def check(self, steps: list[str]) -> None:
         """Raise AlreadyExists where the copy holds something else, or would have two snapshots of one name."""
         name, source = self._target.locator.name, self._volume.locator.name
-        names = {snapshot.name for snapshot in self.ours.values()}
+        names = {snapshot.name for snapshot in self.ours.values() if HALF_LABEL not in snapshot.labels}
         if taken := [self.theirs[origin].name for origin in steps if self.theirs[origin].name in names]:
             raise AlreadyExists(
                 f'volume "{name}" has a snapshot "{taken[0]}" that is not the one of volume "{source}"',
@@ -101,8 +118,7 @@ class Lineage:
                 f'volume "{name}" exists, and has no snapshot in common with volume "{source}" any more',
                 hint=f"copy to a new volume; or first delete that one: fusevol rm --snapshots {name}",
             )
-        if self.clean or self._log.becoming or any(map(self._log.unchanged_since, self.ours.values())):
-            # What it holds is what a snapshot of it has, or worth nothing.
+        if self.clean or self._log.becoming or self._is_kept_here():
             return
         if self.common is None:
             raise AlreadyExists(f'volume "{name}" exists, and has been written to', hint="copy to a new volume")
@@ -110,6 +126,14 @@ class Lineage:
         raise AlreadyExists(
             f'volume "{name}" has been written to since it was a copy of "{source}@{self.theirs[self.common].name}"',
             hint=f"to give that up: fusevol restore {name}@{ours}; or copy to a new volume",
+        )
+
+    def _is_kept_here(self) -> bool:
+        """Whether the copy holds what it was given, or what its user keeps: not what the driver takes, and deletes."""
+        return any(
+            self._log.unchanged_since(snapshot)
+            for snapshot in self.ours.values()
+            if ORIGIN_LABEL in snapshot.labels or not any(key.startswith(RESERVED_LABELS) for key in snapshot.labels)
         )
 
     async def go_back(self) -> None:

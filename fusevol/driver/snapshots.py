@@ -30,6 +30,8 @@ __all__ = [
     "HALF_LABEL",
     "ORIGIN_LABEL",
     "Snapshots",
+    "copy_label",
+    "drop_halves",
     "go_back",
     "snapshot_id",
     "snapshot_record",
@@ -37,7 +39,7 @@ __all__ = [
 
 #: Label of a snapshot that was taken for a clone of the live volume; its value is the clone's id.
 CLONE_LABEL = "fusevol.clone"
-#: Label of a snapshot that was taken to be copied; its value is the id of the volume that is the copy.
+#: Label of a snapshot that was taken to be copied; its value is `copy_label` of the volumes.
 COPY_LABEL = "fusevol.copy"
 #: Label of a snapshot that is a copy; its value says of which one.
 ORIGIN_LABEL = "fusevol.origin"
@@ -79,6 +81,11 @@ def snapshot_record(volume: Volume, snapshot: "Snapshot") -> Volume:
     )
 
 
+def copy_label(source_id: str, target_id: str) -> str:
+    """What a snapshot is labelled with that is taken of one volume to be copied to another."""
+    return f"{source_id}>{target_id}"
+
+
 async def go_back(log: "LogVolume", name: str | None) -> None:
     """Turn an attached volume to a snapshot, or empty it, and keep nothing of what it was.
 
@@ -89,9 +96,14 @@ async def go_back(log: "LogVolume", name: str | None) -> None:
     await log.become(_NOTHING)
     if name is None:
         await log.discard(1 << 63, 0)
-        await log.flush()
+        await log.checkpoint()
     else:
         await log.restore(name, labels={HALF_LABEL: name})
+    await drop_halves(log)
+
+
+async def drop_halves(log: "LogVolume") -> None:
+    """Delete what going back has left: before the live tree is whole again, so that nobody ever sees it."""
     for snapshot in log.snapshots():
         if HALF_LABEL in snapshot.labels:
             await log.delete_snapshot(snapshot.name)
@@ -187,8 +199,9 @@ class Snapshots:
                     await log.become("")
                 else:
                     await log.restore(name)
-            if given_up:
+            if volume.state is VolumeState.RESTORE:
                 await self._context.change(volume.id, available)
+            if given_up:
                 return None
         made = [snapshot for snapshot in await self.of(volume) if snapshot.id not in before]
         if not made:
@@ -238,7 +251,11 @@ class Snapshots:
 
     async def drop_for_copy(self, copy_id: str) -> None:
         """Delete the snapshots that were taken for a copy, which is gone, as far as that can be done."""
-        for found in await self._context.store.enumerate(labels={COPY_LABEL: copy_id}):
+        for found in await self._context.store.snap_enumerate():
+            labels = found.locator.volume_labels
+            # Those that were copied themselves are what their volumes have in common with others.
+            if not labels.get(COPY_LABEL, "").endswith(copy_label("", copy_id)) or ORIGIN_LABEL in labels:
+                continue
             with suppress(FusevolError):
                 async with self._context.hold(found.source.parent) as volume:
                     await self.delete(volume, found.locator.name)

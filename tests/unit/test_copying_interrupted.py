@@ -164,7 +164,7 @@ async def test_a_failure_after_the_last_step_does_not_cost_what_both_have_in_com
     assert await read(driver, done.volume.id, 2) == b"2"
 
 
-async def _fail(*_: Any) -> None:
+async def _fail(*_: Any, **__: Any) -> None:
     raise ZeroDivisionError
 
 
@@ -236,7 +236,7 @@ async def test_what_somebody_else_made_of_a_new_copy_is_kept(
     web = await create(driver, "web")
     await write(driver, web, b"one")
 
-    async def take(volume: Any, target: Any) -> Any:
+    async def take(volume: Any, target: Any, name: str) -> Any:
         async with driver.context.writing(target) as log:
             await log.write(bytes(range(256)) * 16, 0)
         raise VolumeBusy("in use")
@@ -383,8 +383,8 @@ async def test_a_moved_volume_has_what_its_other_copies_need(driver: LocalDriver
     await write(driver, moved, b"two", 1)
     done = await copy(driver, "web", "backup")
     assert done.written == BLOCK
-    # And what it came from is superseded.
-    assert len(await snapshots(driver, "backup")) == 1
+    # Besides what the two have in common now there is what was taken of the volume that is gone.
+    assert len(await snapshots(driver, "backup")) == 2
 
 
 async def test_a_copy_of_what_has_not_changed_leaves_no_snapshot(driver: LocalDriver) -> None:
@@ -417,3 +417,71 @@ async def test_copies_at_once_to_one_volume_wait_or_are_refused(driver: LocalDri
         assert len(refused) < 3 * (number + 1)
         assert await read(driver, (await driver.resolve("copy")).id) == b"%d" % number
         assert await snapshots(driver, "web") == await snapshots(driver, "copy")
+
+
+async def test_what_was_written_to_the_source_is_not_lost_by_copying_the_wrong_way_round(driver: LocalDriver) -> None:
+    web = await create(driver, "web")
+    await write(driver, web, b"one")
+    await copy(driver, "web")
+    await write(driver, web, b"precious", 3)
+    with breaking(BackendError("no line"), 0), pytest.raises(BackendError):
+        await copy(driver, "web")
+    [first] = await snapshots(driver, "copy")
+    await driver.restore((await driver.resolve("copy")).id, (await driver.resolve(f"copy@{first}")).id)
+    with pytest.raises(AlreadyExists, match="has been written to"):
+        await driver.copying.copy(await driver.resolve("copy"), "web")
+    assert await read(driver, web, 3) == b"precious"
+
+
+async def test_a_copy_of_a_copy_leaves_what_that_needs_itself(driver: LocalDriver) -> None:
+    web = await create(driver, "web")
+    for number in range(4):
+        await write(driver, web, b"%d" % number)
+        done = await copy(driver, "web", "one")
+        assert done.written == BLOCK
+        assert (await copy(driver, "one", "two")).written == BLOCK
+    assert await read(driver, (await driver.resolve("two")).id) == b"3"
+    assert (len(await snapshots(driver, "web")), len(await snapshots(driver, "one"))) == (1, 2)
+
+
+async def test_snapshots_come_along_where_nothing_was_written_since(driver: LocalDriver) -> None:
+    web = await create(driver, "web")
+    await write(driver, web, b"one")
+    first = await snapshot(driver, web, "first")
+    await copy(driver, "web")
+    await write(driver, web, b"monday")
+    await snapshot(driver, web, "monday")
+    await driver.restore(web, first)
+    done = await copy(driver, "web")
+    assert "monday" in done.copied
+    assert (await driver.read((await driver.resolve("copy@monday")).id, 6, 0)) == b"monday"
+
+
+async def test_another_snapshot_can_be_copied_first_where_the_first_one_failed(driver: LocalDriver) -> None:
+    web = await create(driver, "web")
+    for leaf in (0, 1024, 2048):
+        await write(driver, web, b"first", leaf)
+    await snapshot(driver, web, "first")
+    async with driver.context.hold(web) as held, driver.context.writing(held) as log:
+        await log.discard(1 << 63, 0)
+    await write(driver, web, b"second", 4096)
+    await snapshot(driver, web, "second")
+    with breaking(BackendError("no line"), 2), pytest.raises(BackendError):
+        await copy(driver, "web@first")
+    await copy(driver, "web@second", only=True)
+    assert await snapshots(driver, "copy") == ["second"]
+
+
+async def test_what_fails_on_the_way_back_can_be_given_up(driver: LocalDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    web = await create(driver, "web")
+    for name in ("first", "second"):
+        await write(driver, web, name.encode())
+        await snapshot(driver, web, name)
+    made = (await copy(driver, "web@second")).volume.id
+    with monkeypatch.context() as patch:
+        patch.setattr(LogVolume, "restore", _fail)
+        with pytest.raises(ZeroDivisionError):
+            await copy(driver, "web@first")
+    assert (await get(driver, made)).state is VolumeState.RESTORE
+    assert await driver.restore_keeping(made, (await driver.resolve("copy@second")).id) is None
+    assert await read(driver, made) == b"second"
