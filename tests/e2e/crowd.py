@@ -19,6 +19,7 @@ import trio
 
 from fusevol.api import LocatorUpdate, SpecUpdate, Volume, VolumeLocator, VolumeSpec
 from fusevol.driver import LocalDriver
+from fusevol.driver.attachment import server_of
 from fusevol.driver.mounts import is_ours, mount_at
 from fusevol.driver.snapmounts import servers
 from fusevol.errors import BackendError, FusevolError, VolumeNotFound
@@ -229,6 +230,7 @@ async def look(bench: Bench) -> list[str]:
         problems += [f"{path} is not mounted, but recorded so" for path in paths if not is_ours(mount_at(path))]
         problems += [f"{path} is mounted, but not recorded" for path in bench.mountpoints() if str(path) not in paths]
         serving = {server.pid for record in records for server in servers(record).values()}
+        serving |= {server.pid for record in records if (server := server_of(record))}
         problems += [f"process {pid} serves nothing" for pid in bench.servers() if pid not in serving]
         overview = await driver.upkeep.overview()
         problems += [*overview.problems, *(f"held by {lock}" for lock in overview.in_use)]
