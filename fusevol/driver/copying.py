@@ -86,28 +86,26 @@ class Copying:
                 # While nobody else copies to it, so that the last of several snapshots is what it will hold.
                 if not source.is_snapshot:
                     attempt.taken = f"copy-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-                attempt.goal = await self._take(volume, held, attempt.taken) if attempt.taken else source
-                done = await self._copy(attempt)
+                goal = await self._take(volume, held, attempt.taken) if attempt.taken else source
+                done = await self._copy(attempt, goal)
             except BaseException as error:
                 with trio.CancelScope(shield=True):
                     if attempt.started:
                         _add_hint(error)
-                    if not attempt.begun:
-                        await self._drop_taken(attempt)
+                    if attempt.taken and not attempt.begun:
+                        await self._drop(volume, [attempt.taken])
                     if made and not attempt.started:
                         await self._remove_if_empty(held)
                 raise
-        # Not while the other is held: two that copy in opposite directions would wait for each other.
-        if attempt.automatic:
-            await self._drop_superseded(attempt)
-        elif not attempt.begun:
-            await self._drop_taken(attempt)
+        if attempt.superseded:
+            # Not while the other is held: two that copy in opposite directions would wait for each other.
+            await self._drop(volume, attempt.superseded)
         return done
 
-    async def _copy(self, attempt: "_Attempt") -> Copied:
+    async def _copy(self, attempt: "_Attempt", goal: Volume) -> Copied:
         target = attempt.target
         async with self._context.writing(target, unfinished=True) as log:
-            done = await self._context.look(attempt.volume, lambda source: self._bring(attempt, source, log))
+            done = await self._context.look(attempt.volume, lambda source: self._bring(attempt, goal, source, log))
             for name in attempt.left:
                 # One that is in use, or has a clone, stays until the next time.
                 with suppress(FusevolError):
@@ -163,15 +161,13 @@ class Copying:
 
     # -- from snapshot to snapshot ----------------------------------------------------------------
 
-    async def _bring(self, attempt: "_Attempt", source: "LogVolume", log: "LogVolume") -> Copied:
+    async def _bring(self, attempt: "_Attempt", goal: Volume, source: "LogVolume", log: "LogVolume") -> Copied:
         """Do it, or go on with it where it was done in part: when something looks damaged, this is called once more."""
         from fusevol.log.copying import Copier
 
-        assert attempt.goal is not None
         volume, target = attempt.volume, attempt.target
-        way = Lineage(volume, source, target, log)
-        wanted = way.find(attempt.goal)
-        steps = way.steps(wanted, only=attempt.only)
+        way = Lineage(volume, source, goal, target, log)
+        steps = way.steps(only=attempt.only)
         if attempt.taken and way.is_nothing_new(steps):
             steps = []
         way.check(steps)
@@ -183,7 +179,7 @@ class Copying:
             for origin in steps:
                 snapshot = way.theirs[origin]
                 attempt.started = True
-                attempt.begun = attempt.begun or origin == wanted
+                attempt.begun = attempt.begun or origin == way.wanted
                 await log.become(way.becoming(origin))
                 await self._context.change(target.id, unfinished)
                 async with AsyncExitStack() as views:
@@ -201,13 +197,13 @@ class Copying:
                 attempt.copied.append(snapshot.name)
         await drop_halves(log)
         await log.become("")
-        held = way.theirs[way.common or wanted]
-        attempt.automatic = attempt.taken is not None and way.is_paired(held)
-        if attempt.automatic:
+        held = way.theirs[way.common or way.wanted]
+        attempt.superseded = [attempt.taken] if attempt.taken and not attempt.begun else []
+        attempt.left = [each.name for each in log.snapshots() if way.is_left(each)]
+        if attempt.taken and way.is_paired(held):
             # What earlier copies of the one to the other have left, on both sides.
             attempt.superseded = [each.name for each in source.snapshots() if way.is_paired(each) and each != held]
-            attempt.left = [each.name for each in log.snapshots() if way.is_paired(each) and each.name != held.name]
-        attempt.left += [each.name for each in log.snapshots() if way.is_left(each)]
+            attempt.left += [each.name for each in log.snapshots() if way.is_paired(each) and each.name != held.name]
         now = VolumeRef(volume.locator.name, held.name)
         return Copied(volume=target, source=now, copied=tuple(attempt.copied), written=attempt.written)
 
@@ -216,7 +212,6 @@ class Copying:
         """Keep snapshots from being deleted while they are read; those that are gone by then are missed later."""
         process, key = self._context.store.owner, secrets.token_hex(8)
         ids = [snapshot_id(volume, snapshot) for snapshot in snapshots]
-        await self._snapshots.of(volume)
         try:
             for record_id in ids:
                 with suppress(VolumeNotFound):
@@ -230,42 +225,31 @@ class Copying:
 
     # -- what is left -----------------------------------------------------------------------------
 
-    async def _drop_superseded(self, attempt: "_Attempt") -> None:
-        """Delete the snapshots that were taken for earlier copies; what is in the way is left to the next copy."""
+    async def _drop(self, volume: Volume, names: list[str]) -> None:
+        """Delete snapshots that were taken for copies, as far as there are such; what is in the way is left."""
         with suppress(FusevolError):
-            async with self._context.hold(attempt.volume.id) as held:
-                for name in attempt.superseded:
+            async with self._context.hold(volume.id) as held:
+                for name in names:
                     with suppress(FusevolError):
                         await self._snapshots.delete(held, name)
-
-    async def _drop_taken(self, attempt: "_Attempt") -> None:
-        """Delete the snapshot taken for a copy that does not need it, if it came to that."""
-        if attempt.taken:
-            with suppress(FusevolError):
-                async with self._context.hold(attempt.volume.id) as held:
-                    if await self._snapshots.has(held, attempt.taken):
-                        await self._snapshots.delete(held, attempt.taken)
 
 
 @dataclass
 class _Attempt:
     """One call of `copy`, of `volume` to `target`, which is held.
 
-    goal: the snapshot to be copied; taken: its name, where it is taken for this. started: whether the target is on its
-    way to some snapshot; begun: to the goal, or has it. automatic: whether it holds one that was taken for that.
-    superseded, left: names of those that are no longer needed then, of the volume and of the target. copied,
-    written: as in `Copied`.
+    taken: name of the snapshot to be copied, where it is taken for this. started: whether the target is on its way to
+    some snapshot; begun: to that one, or has it. superseded, left: names of those that are no longer needed in the end,
+    of the volume and of the target. copied, written: as in `Copied`.
     """
 
     volume: Volume
     target: Volume
     only: bool
     tell: "Progress | None"
-    goal: Volume | None = None
     taken: str | None = None
     started: bool = False
     begun: bool = False
-    automatic: bool = False
     superseded: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)

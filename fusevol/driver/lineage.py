@@ -29,13 +29,15 @@ def labels_of_copy(snapshot: "Snapshot", origin: str) -> dict[str, str]:
 
 
 class Lineage:
-    """Of a volume that is open, `source`, and of one that is to be its copy, `log`.
+    """Of a volume that is open, `source`, and of one, `log`, that is to hold its snapshot `goal`.
 
-    theirs, ours: the snapshots of the two, by what they are known by everywhere. common: the one that both have, and
-    that the copy can be brought on from, since its live tree is that, or began as that; None where it begins empty.
+    theirs, ours: the snapshots of the two, by what they are known by everywhere; wanted: the goal, likewise. common:
+    the one that both have, and that the copy is brought on from: the wanted one, or what its live tree is, or began as;
+    None where it begins empty. clean: whether its live tree is that, and nothing else.
     """
 
-    def __init__(self, volume: Volume, source: "LogVolume", target: Volume, log: "LogVolume") -> None:
+    def __init__(self, volume: Volume, source: "LogVolume", goal: Volume, target: Volume, log: "LogVolume") -> None:
+        """Raises SnapshotNotFound where the goal is gone."""
         self._volume = volume
         self._target = target
         self._log = log
@@ -44,16 +46,17 @@ class Lineage:
         both = [origin for origin in self.ours if origin in self.theirs]
         began = log.becoming.partition(">")[0]
         same = next((origin for origin in reversed(both) if log.unchanged_since(self.ours[origin])), None)
-        self.common = same or (began if began in both else next(reversed(both), None))
-        #: Whether the live tree of the copy is what both have in common, and nothing else.
-        self.clean = bool(same) if self.common else not log.path.live.mapped
+        self.wanted = self._find(goal)
+        self.common: str | None = self.wanted
+        if self.wanted not in self.ours:
+            self.common = same or (began if began in both else next(reversed(both), None))
+        self.clean = log.unchanged_since(self.ours[self.common]) if self.common else not log.path.live.mapped
 
-    def find(self, snapshot: Volume) -> str:
-        """What a snapshot of the source is known by. Raises SnapshotNotFound."""
+    def _find(self, goal: Volume) -> str:
         for origin, found in self.theirs.items():
-            if snapshot_id(self._volume, found) == snapshot.id:
+            if snapshot_id(self._volume, found) == goal.id:
                 return origin
-        raise SnapshotNotFound(f'snapshot "{snapshot.locator.name}" was deleted before it was copied')
+        raise SnapshotNotFound(f'snapshot "{goal.locator.name}" was deleted before it was copied')
 
     def becoming(self, origin: str) -> str:
         """What the log of the copy is to say while it becomes that snapshot."""
@@ -65,25 +68,24 @@ class Lineage:
             return False
         return self.theirs[self.common].root == self.theirs[steps[0]].root
 
-    def steps(self, wanted: str, *, only: bool) -> list[str]:
+    def steps(self, *, only: bool) -> list[str]:
         """The snapshots to be copied, in this order: first the one of which a part is there, if there is such a one.
 
-        only: the wanted one alone. Where the copy has that already, it is to be what both have in common.
+        only: the wanted one alone.
         """
-        if wanted in self.ours:
-            self.common, self.clean = wanted, self._log.unchanged_since(self.ours[wanted])
+        if self.wanted in self.ours:
             return []
         begun = [] if self.clean else [origin for origin in self.theirs if self._log.becoming == self.becoming(origin)]
-        if only or wanted in begun:
-            return [wanted]
+        if only or self.wanted in begun:
+            return [self.wanted]
         last = (*begun, self.common)[0]
         after = self.theirs[last].id if last else 0
         before = [
             origin
             for origin, snapshot in self.theirs.items()
-            if after < snapshot.id < self.theirs[wanted].id and origin not in self.ours and self._is_kept(snapshot)
+            if after < snapshot.id < self.theirs[self.wanted].id and origin not in self.ours and self._is_kept(snapshot)
         ]
-        return [*begun, *before, wanted]
+        return [*begun, *before, self.wanted]
 
     def _is_kept(self, snapshot: "Snapshot") -> bool:
         """Whether a snapshot is for more than a clone, or for copies between others than this source and others."""

@@ -151,22 +151,21 @@ class Overseeing:
 
     def _configured(self, name: str, volumes: list[Volume]) -> PoolState:
         """What is known of a pool without asking it."""
-        pool, size, free = self._context.home.pool(name), None, None
-        if pool.directory and pool.directory.is_dir():
-            with suppress(OSError):
-                disk = shutil.disk_usage(pool.directory)
-                size, free = disk.total, disk.free
+        pool = self._context.home.pool(name)
         return PoolState(
             name=name,
             backend=pool.backend,
             attributes=_shown(pool.attributes),
             volumes=sum(pool_of(volume) == name for volume in volumes),
-            size=size,
-            free=free,
         )
 
     async def _pool(self, name: str, volumes: list[Volume]) -> PoolState:
         state, store = self._configured(name, volumes), self._context.store
+        if directory := self._context.home.pool(name).directory:
+            with suppress(OSError):
+                # A disk that hangs is given up by whoever called this.
+                disk = await trio.to_thread.run_sync(shutil.disk_usage, directory, abandon_on_cancel=True)
+                state = msgspec.structs.replace(state, size=disk.total, free=disk.free)
         try:
             there = await self._context.backend(name).list()
             orphans = await store.unknown(there)

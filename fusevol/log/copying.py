@@ -18,7 +18,7 @@ from fusevol.log.volume import LogVolume
 
 __all__ = ["Copier", "Progress"]
 
-#: Called with the bytes that are there, and how many there will be.
+#: Called with the bytes that are there, and about how many there will be.
 Progress = Callable[[int, int], None]
 
 #: Leaves at once, each of up to 4 MiB: what is far away takes its time for each.
@@ -42,7 +42,7 @@ class Copier:
         self._goal = goal
         self._there = there
         self._target = target
-        self._done = self._total = self._unsynced = 0
+        self._done = self._unsynced = 0
         self._synced = trio.current_time()
         #: Bytes that were copied.
         self.copied = 0
@@ -58,19 +58,19 @@ class Copier:
         leaves = await rewritten_leaves(self._base, self._goal)
         if not set(leaves).issuperset(await rewritten_leaves(self._there, self._target)):
             raise self._differs("changes that were not on the way there")
-        self._total = await self._count(leaves)
         failures: list[FusevolError] = []
-        queue = iter(leaves)
+        queue = iter(enumerate(leaves, 1))
 
         async def work() -> None:
-            for leaf in queue:
+            for number, leaf in queue:
                 try:
                     await self._copy(leaf)
                 except FusevolError as error:
                     failures.append(error)
                     nursery.cancel_scope.cancel()
                 if tell:
-                    tell(self._done << BLOCK_SHIFT, self._total << BLOCK_SHIFT)
+                    # How many blocks are in those to come is not looked up for this alone.
+                    tell(self._done << BLOCK_SHIFT, self._done * len(leaves) // number << BLOCK_SHIFT)
 
         async with trio.open_nursery() as nursery:
             for _ in range(_AT_ONCE):
@@ -79,12 +79,6 @@ class Copier:
             raise failures[0]
         if self._target.path.live.mapped != self._goal.record.mapped:
             raise self._differs("blocks that it should not have, or lacks some")
-
-    async def _count(self, leaves: list[int]) -> int:
-        """How many blocks are to be copied."""
-        if self._base is None:
-            return self._goal.record.mapped
-        return sum([int((await rewritten(self._base, self._goal, leaf)).sum()) for leaf in leaves])
 
     async def _copy(self, leaf: int) -> None:
         """Have the target's leaf as the goal's."""

@@ -278,7 +278,7 @@ class LogVolume(VolumeContents):
     ) -> Snapshot:
         """Take a snapshot of everything written before the call. Independent of the volume's size.
 
-        prepare: as for `flush`. like: the one that this is a copy of, whose time of creation it has.
+        prepare: as for `flush`. like: the one that this is a copy of: it was taken when that was, and is as automatic.
 
         Raises AlreadyExists, InvalidArgument (name), and as `flush` does.
         """
@@ -344,6 +344,7 @@ class LogVolume(VolumeContents):
 
     async def become(self, what: str) -> None:
         """Say durably that the live tree is turned into something, "" for no more. Raises Fenced, BackendError."""
+        self._writable()
         if what != self.becoming and self._attachment:
             text = what or msgspec.UNSET
             await self._attachment.publish(lambda manifest: msgspec.structs.replace(manifest, becoming=text))
