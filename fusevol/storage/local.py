@@ -1,0 +1,108 @@
+"""The pools of a state directory as storage: a provider for each kind of backend, a source for each pool.
+
+A filesystem is a volume of that pool, known by the volume's id, and attached where it is mounted. Labels say whose it
+is: TAG_LABEL what the model calls it, and labels that begin with RESOURCE_LABELS its resource tags. A volume without
+them is left alone, until it is imported.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from fusevol.backends import available, load, open_backend
+from fusevol.driver import LocalDriver
+from fusevol.errors import DriverNotFound, InvalidArgument, NotSupported
+from fusevol.home import Pool
+from fusevol.storage.config import CONFIG_STORAGE_DIR, Config
+from fusevol.storage.enums import Scope, StorageKind
+from fusevol.storage.kubernetes import K8S_STORAGE_MODE, check_kubernetes_attrs
+from fusevol.storage.localsource import LocalFilesystemSource
+from fusevol.storage.names import ProviderType, quoted
+from fusevol.storage.provider import Provider, VolumeSource
+from fusevol.storage.registry import StaticProviderRegistry
+
+__all__ = ["LocalProvider", "local_provider_registry"]
+
+#: Attributes of a pool that its backend is not given.
+_NOT_THE_BACKENDS: Final = (CONFIG_STORAGE_DIR, "cache_size")
+#: What a claim of a pod can be: a volume has one writer.
+_MODES: Final = ("ReadWriteOnce", "RWO")
+
+
+class LocalProvider(Provider):
+    """Filesystems in those pools of a driver that have one kind of backend; its type is that backend's name."""
+
+    dynamic = True
+    releasable = True
+
+    def __init__(self, driver: LocalDriver, backend: ProviderType) -> None:
+        """Raises DriverNotFound where there is no such backend."""
+        self._driver = driver
+        self._type = backend
+        self._backend = load(backend)
+
+    @property
+    def scope(self) -> Scope:
+        """ENVIRON where the backend is one that other machines reach as well."""
+        return Scope.ENVIRON if self._backend.traits.remote else Scope.MACHINE
+
+    def supports(self, kind: StorageKind) -> bool:
+        """Filesystems alone."""
+        return kind is StorageKind.FILESYSTEM
+
+    def volume_source(self, config: Config) -> VolumeSource:
+        """Raises NotSupported: there are no devices."""
+        raise NotSupported("volumes not supported")
+
+    def filesystem_source(self, config: Config) -> LocalFilesystemSource:
+        """The source that a pool of this state directory is.
+
+        Raises InvalidArgument where there is no such pool, or it is not as `config` has it.
+        """
+        self._check_type(config)
+        pools = self._pools()
+        if config.name not in pools:
+            raise InvalidArgument(
+                f"pool {quoted(config.name)} not found", hint=f"describe it in {self._driver.context.home.config_path}"
+            )
+        pool = pools[config.name]
+        for key, value in config.attrs.items():
+            if value != (str(pool.directory) if key == CONFIG_STORAGE_DIR else pool.attributes.get(key)):
+                raise InvalidArgument(f"pool {quoted(pool.name)} has another {quoted(key)} than that")
+        return LocalFilesystemSource(self._driver, self._type, pool.name)
+
+    def _pools(self) -> Mapping[str, Pool]:
+        pools = self._driver.context.home.config.pools
+        return {name: pool for name, pool in pools.items() if pool.backend == self._type}
+
+    def default_pools(self) -> list[Config]:
+        """The pools of this state directory that have the backend."""
+        return [Config(pool.name, pool.backend, pool.attributes) for pool in self._pools().values()]
+
+    def validate_config(self, config: Config) -> None:
+        """Check what describes a pool. Nothing is asked of where it is. Raises InvalidArgument."""
+        self._check_type(config)
+        parameters = {key: value for key, value in config.attrs.items() if key not in _NOT_THE_BACKENDS}
+        open_backend(self._type, **parameters)
+
+    def _check_type(self, config: Config) -> None:
+        if config.provider != self._type:
+            raise InvalidArgument(f"pool {quoted(config.name)} has the provider {quoted(config.provider)}")
+
+    def validate_for_k8s(self, attrs: Mapping[str, Any]) -> None:
+        """A mode in which one writes is how a volume is mounted; nothing else means anything to a mount of a host."""
+        check_kubernetes_attrs(attrs)
+        for key, value in attrs.items():
+            if key == K8S_STORAGE_MODE and value not in _MODES:
+                raise NotSupported(f"storage mode {quoted(value)} not supported: a volume has one writer")
+
+
+def local_provider_registry(driver: LocalDriver) -> StaticProviderRegistry:
+    """A provider for every backend that is installed and keeps what it is given."""
+    providers = {}
+    for name in available():
+        # One that cannot be loaded provides nothing.
+        with suppress(DriverNotFound):
+            if load(name).traits.durable:
+                providers[name] = LocalProvider(driver, name)
+    return StaticProviderRegistry(providers)

@@ -1,0 +1,303 @@
+"""The filesystems of one pool: see `fusevol.storage.local`."""
+
+import errno
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgspec
+import trio
+
+from fusevol.api import LocatorUpdate, Source, Volume, VolumeLocator, VolumeSpec, check_name
+from fusevol.driver import LocalDriver
+from fusevol.driver.attachment import believed
+from fusevol.driver.context import POOL_LABEL, pool_of
+from fusevol.driver.mounting import absolute
+from fusevol.driver.server import mount_options
+from fusevol.driver.specs import check_labels, check_spec
+from fusevol.errors import (
+    AlreadyExists,
+    BackendError,
+    FusevolError,
+    InvalidArgument,
+    NotSupported,
+    VolumeAttached,
+    VolumeBusy,
+    VolumeDetached,
+    VolumeNotFound,
+)
+from fusevol.forms.options import CreateOptions, parse_create_options
+from fusevol.storage.filesystems import (
+    AttachFilesystemsResult,
+    CreateFilesystemsResult,
+    Filesystem,
+    FilesystemAttachment,
+    FilesystemAttachmentParams,
+    FilesystemInfo,
+    FilesystemParams,
+)
+from fusevol.storage.names import ProviderType, quoted
+from fusevol.storage.provider import FilesystemSource
+
+__all__ = ["RESOURCE_LABELS", "TAG_LABEL", "LocalFilesystemSource"]
+
+#: The label with what the model calls a filesystem, and what the labels begin with that are its resource tags.
+TAG_LABEL: Final = "storage/tag"
+RESOURCE_LABELS: Final = "storage/resource/"
+
+#: The attribute with the volume's name; its tag, where it is not said.
+_NAME: Final = "name"
+#: Options of a volume that the parameters have a field for, or the pool.
+_FIXED: Final = ("size", "pool")
+#: What the model calls one that it took over, and did not have made.
+_IMPORTED: Final = "imported"
+_MIB: Final = 20
+
+_Action: TypeAlias = Callable[[Volume], Awaitable[None]]
+
+
+class LocalFilesystemSource(FilesystemSource):
+    """FilesystemSource and FilesystemImporter: the volumes of one pool.
+
+    Attributes of a filesystem are the options of `fusevol create --opt`, and `name`.
+    """
+
+    def __init__(self, driver: LocalDriver, provider: ProviderType, pool: str) -> None:
+        self._driver = driver
+        self._provider = provider
+        self._pool = pool
+
+    # -- making and destroying --------------------------------------------------------------------
+
+    def validate_filesystem_params(self, params: FilesystemParams) -> None:
+        """Check what is to be made. Raises InvalidArgument, NotSupported."""
+        self._asked(params)
+
+    def _asked(self, params: FilesystemParams) -> "_Asked":
+        if params.provider != self._provider:
+            raise InvalidArgument(f"{params.tag}: its provider is {quoted(params.provider)}, not {self._provider}")
+        if params.volume is not None:
+            raise NotSupported(f"{params.tag}: filesystems on volumes not supported")
+        texts = {key: _text_of(key, value) for key, value in params.attributes.items()}
+        name = check_name(texts.pop(_NAME, str(params.tag)), f"the name of {params.tag}:")
+        for key in _FIXED:
+            if key in texts:
+                raise InvalidArgument(f"{params.tag}: {key} is no attribute of a filesystem")
+        options = parse_create_options([f"{key}={text}" for key, text in texts.items()])
+        labels = {**options.labels, TAG_LABEL: str(params.tag), **_resource_labels(params.resource_tags)}
+        check_labels(labels)
+        spec = msgspec.structs.replace(options.applied_to(VolumeSpec()), size=params.size << _MIB)
+        check_spec(spec)
+        return _Asked(name, {**labels, POOL_LABEL: self._pool}, spec, options)
+
+    async def create_filesystems(self, params: Sequence[FilesystemParams]) -> list[CreateFilesystemsResult]:
+        """Make volumes, and mount those that have an attachment."""
+        results = []
+        for one in params:
+            try:
+                results.append(CreateFilesystemsResult(filesystem=await self._create(one)))
+            except FusevolError as error:
+                results.append(CreateFilesystemsResult(error=error))
+        return results
+
+    async def _create(self, params: FilesystemParams) -> Filesystem:
+        asked = self._asked(params)
+        _, source, _ = await asked.options.request(self._driver, asked.name)
+        volume = await self._made(asked, source)
+        if params.attachment:
+            await self._attach(msgspec.structs.replace(params.attachment, filesystem_id=volume.id))
+        info = _info(volume)
+        return Filesystem(tag=params.tag, filesystem_id=info.filesystem_id, size=info.size)
+
+    async def _made(self, asked: "_Asked", source: Source | None) -> Volume:
+        """The volume that is asked for, which may be there already."""
+        locator = VolumeLocator(name=asked.name, volume_labels=asked.labels)
+        try:
+            return await self._driver.resolve(await self._driver.create(locator, source, asked.spec, exist_ok=False))
+        except AlreadyExists:
+            volume = await self._driver.store.named(asked.name)
+            if volume is None:
+                # There is no record of it.
+                raise
+        labels = volume.locator.volume_labels
+        if any(labels.get(key) != asked.labels[key] for key in (TAG_LABEL, POOL_LABEL)):
+            raise AlreadyExists(
+                f"volume {quoted(asked.name)} exists already, and is not {asked.labels[TAG_LABEL]} of this pool"
+            )
+        if volume.spec.size and volume.spec.size < asked.spec.size:
+            raise AlreadyExists(
+                f"volume {quoted(asked.name)} exists already, and is smaller than {asked.spec.size >> _MIB} MiB",
+                hint=f"fusevol set {asked.name} --size {asked.spec.size >> _MIB}M",
+            )
+        if source and volume.source != source:
+            raise AlreadyExists(f"volume {quoted(asked.name)} exists already, and was not made from that")
+        return volume
+
+    async def destroy_filesystems(self, filesystem_ids: Sequence[str]) -> list[FusevolError | None]:
+        """Unmount volumes and delete them. One that has snapshots is VolumeHasSnapshots."""
+
+        async def destroy(volume: Volume) -> None:
+            await self._unmount(volume)
+            await self._driver.delete(volume.id)
+
+        return [await self._with(filesystem_id, destroy) for filesystem_id in filesystem_ids]
+
+    async def release_filesystems(self, filesystem_ids: Sequence[str]) -> list[FusevolError | None]:
+        """Take the labels off that say whose volumes are. One that is mounted is VolumeAttached."""
+
+        async def release(volume: Volume) -> None:
+            if volume.attached_on:
+                raise VolumeAttached(f"cannot release filesystem {quoted(volume.id)}: attachments still active")
+            await self._label(volume, {})
+
+        return [await self._with(filesystem_id, release, missing_ok=False) for filesystem_id in filesystem_ids]
+
+    # -- mounting ---------------------------------------------------------------------------------
+
+    async def attach_filesystems(self, params: Sequence[FilesystemAttachmentParams]) -> list[AttachFilesystemsResult]:
+        """Mount volumes on directories of this host, which are made where there are none, and must be empty."""
+        results = []
+        for one in params:
+            try:
+                results.append(AttachFilesystemsResult(filesystem_attachment=await self._attach(one)))
+            except FusevolError as error:
+                results.append(AttachFilesystemsResult(error=error))
+        return results
+
+    async def _attach(self, params: FilesystemAttachmentParams) -> FilesystemAttachment:
+        volume = await self._owned(params.filesystem_id)
+        if not params.path:
+            raise InvalidArgument(f"{params.filesystem}: filesystem mountpoint not specified")
+        path = absolute(params.path)
+        if path not in volume.attach_path:
+            await trio.to_thread.run_sync(_make_mountpoint, path)
+        # Where it is mounted already, that says whether it is read-only.
+        if not volume.attached_on:
+            options = {"ro": ""} if params.read_only else None
+            volume = await self._driver.mounting.mount(volume.id, path, options, again=True)
+        elif params.read_only != _is_read_only(volume):
+            how = "read-only" if _is_read_only(volume) else "for writing"
+            raise VolumeAttached(f"filesystem {volume.id} is attached {how} already, to {volume.attached_on}")
+        else:
+            await self._driver.mount(volume.id, path)
+        return FilesystemAttachment(
+            filesystem=params.filesystem, machine=params.machine, path=path, read_only=_is_read_only(volume)
+        )
+
+    async def detach_filesystems(self, params: Sequence[FilesystemAttachmentParams]) -> list[FusevolError | None]:
+        """Unmount volumes from their paths; from all of them, where no path is said."""
+
+        def detach(path: str) -> _Action:
+            async def act(volume: Volume) -> None:
+                await self._unmount(volume, path)
+
+            return act
+
+        return [await self._with(one.filesystem_id, detach(one.path)) for one in params]
+
+    async def _unmount(self, volume: Volume, path: str = "") -> None:
+        where = absolute(path) if path else ""
+        for mounted in volume.attach_path:
+            if where in ("", mounted):
+                # Somebody else may have been faster.
+                with suppress(VolumeDetached):
+                    await self._driver.unmount(volume.id, mounted)
+
+    # -- whose they are ---------------------------------------------------------------------------
+
+    async def import_filesystem(self, filesystem_id: str, resource_tags: Mapping[str, str]) -> FilesystemInfo:
+        """Take a volume of the pool, by its id or name, for one's own (FilesystemImporter of the seed).
+
+        One that is in the pool and has no record here gets one. Raises VolumeNotFound, VolumeAttached,
+        InvalidArgument for a snapshot, for one of another pool, and for tags that cannot be labels, and as
+        `Importing.import_volume` does.
+        """
+        labels = {TAG_LABEL: _IMPORTED, **_resource_labels(resource_tags)}
+        check_labels(labels)
+        volume = await self._found(filesystem_id)
+        if volume.is_snapshot or pool_of(volume) != self._pool:
+            raise InvalidArgument(f"{quoted(filesystem_id)} is not a volume of pool {quoted(self._pool)}")
+        if volume.attached_on:
+            raise VolumeAttached('cannot import volume with status "in-use"')
+        await self._label(volume, labels)
+        return _info(volume)
+
+    async def _found(self, filesystem_id: str) -> Volume:
+        importing = self._driver.importing
+        for volume in await self._driver.inspect([filesystem_id]):
+            return volume
+        for item in await importing.found(self._pool):
+            if filesystem_id in (item.id, item.name):
+                return await importing.import_volume(item)
+        raise VolumeNotFound(f"{filesystem_id} not found")
+
+    async def _label(self, volume: Volume, labels: Mapping[str, str]) -> None:
+        """Have those labels say whose a volume is, and no others."""
+        old = [key for key in volume.locator.volume_labels if key == TAG_LABEL or key.startswith(RESOURCE_LABELS)]
+        update = LocatorUpdate(volume_labels={**dict.fromkeys(old, ""), **labels})
+        await self._driver.set(volume.id, update, None)
+
+    async def _owned(self, filesystem_id: str) -> Volume:
+        """A filesystem of this source, as far as its record is true. Raises VolumeNotFound, InvalidArgument."""
+        try:
+            volume = believed(await self._driver.store.get_vol(filesystem_id))
+        except VolumeNotFound as error:
+            raise VolumeNotFound(f"{filesystem_id} not found") from error
+        if volume.is_snapshot or pool_of(volume) != self._pool or TAG_LABEL not in volume.locator.volume_labels:
+            raise InvalidArgument(f"{quoted(filesystem_id)} is not a filesystem of this pool", hint="import it first")
+        return volume
+
+    async def _with(self, filesystem_id: str, act: _Action, *, missing_ok: bool = True) -> FusevolError | None:
+        """Do something with a filesystem of this source; return what was wrong."""
+        try:
+            await act(await self._owned(filesystem_id))
+        except VolumeNotFound as error:
+            return None if missing_ok else error
+        except FusevolError as error:
+            return error
+        return None
+
+
+class _Asked(NamedTuple):
+    """What a volume is to be like that is asked for: its name, labels and spec, and what it is made from."""
+
+    name: str
+    labels: dict[str, str]
+    spec: VolumeSpec
+    options: CreateOptions
+
+
+def _info(volume: Volume) -> FilesystemInfo:
+    return FilesystemInfo(filesystem_id=volume.id, size=volume.spec.size >> _MIB)
+
+
+def _is_read_only(volume: Volume) -> bool:
+    return mount_options(volume.mount_options, volume.locator.name)[0].read_only
+
+
+def _resource_labels(tags: Mapping[str, str]) -> dict[str, str]:
+    return {RESOURCE_LABELS + key: value for key, value in tags.items()}
+
+
+def _text_of(key: str, value: Any) -> str:
+    """An attribute as an option has it. Raises InvalidArgument."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | int):
+        return str(value)
+    raise InvalidArgument(f"attribute {quoted(key)}: expected a text, a number, or true or false, got {value!r}")
+
+
+def _make_mountpoint(path: str) -> None:
+    """Have an empty directory there. Blocks. Raises InvalidArgument, VolumeBusy, BackendError."""
+    try:
+        os.makedirs(path, exist_ok=True)
+        if os.listdir(path):
+            raise VolumeBusy(f"{quoted(path)} is not empty")
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InvalidArgument(f"path {quoted(path)} must be a directory") from error
+    except OSError as error:
+        # A mount that has nobody to serve it any more is for whoever mounts there to take away.
+        if error.errno != errno.ENOTCONN:
+            raise BackendError(f"{quoted(path)} cannot be mounted on: {error.strerror}") from error
