@@ -21,9 +21,12 @@ cache_size = "20G"           # of each mounted volume, in cache/ of the state di
 url = "http://shelf:9000"
 """
 
+import fcntl
 import os
+import secrets
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,9 +99,28 @@ class Home:
     def config(self) -> Config:
         """The configuration. Raises InvalidArgument for a mistake in it, BackendError where it cannot be read."""
         if self._config is None:
-            default = Pool(DEFAULT_POOL, "file", {"path": str(self.path / "volumes")})
-            self._config = _parse(self._text(), str(self.config_path), default)
+            self._config = self._parsed(self._text(), str(self.config_path))
         return self._config
+
+    def _parsed(self, text: str, where: str) -> Config:
+        return _parse(text, where, Pool(DEFAULT_POOL, "file", {"path": str(self.path / "volumes")}))
+
+    def change_config(self, change: Callable[[str], str]) -> None:
+        """Have `change` make another text of the configuration's. Blocks, while somebody else does the same.
+
+        Nothing is written where `change` raises something, or what it makes is no configuration (InvalidArgument).
+        Raises BackendError where it cannot be written. Whoever else has read the configuration goes on with that.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with _locked(self.path):
+                text = change(self._text())
+                config = self._parsed(text, f"{self.config_path}, as it would be")
+                # Where it is a link, it stays one.
+                _replace(Path(os.path.realpath(self.config_path)), text)
+        except OSError as error:
+            raise BackendError(f"{self.config_path} cannot be written: {error.strerror}") from error
+        self._config = config
 
     def _text(self) -> str:
         try:
@@ -120,9 +142,43 @@ class Home:
         if name not in pools:
             raise InvalidArgument(
                 f'there is no pool "{name}"; known: {", ".join(sorted(pools))}',
-                hint=f"describe it in {self.config_path}",
+                hint=f"to describe it: fusevol pool add {name}",
             )
         return pools[name]
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all. A new one can be read by its owner alone: it may hold credentials."""
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(fd, "w", encoding="utf-8") as file:
+            with suppress(FileNotFoundError):
+                before = os.stat(path)
+                os.fchmod(fd, before.st_mode & 0o7777)
+                os.fchown(fd, before.st_uid, before.st_gid)
+            file.write(text)
+            file.flush()
+            os.fsync(fd)
+        os.rename(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def default_home() -> Path:

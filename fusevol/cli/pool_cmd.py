@@ -1,6 +1,6 @@
-"""fusevol pool ls."""
+"""fusevol pool ls, add and rm."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,7 +9,11 @@ from fusevol.cli.output import print_json, print_table
 from fusevol.cli.settings import drive
 from fusevol.sizes import format_size
 
-__all__ = ["make_app", "pool_ls"]
+if TYPE_CHECKING:
+    from fusevol.driver import LocalDriver
+    from fusevol.storage import Config
+
+__all__ = ["make_app", "pool_add", "pool_ls", "pool_rm"]
 
 
 def make_app(context: dict[str, Any]) -> typer.Typer:
@@ -17,6 +21,8 @@ def make_app(context: dict[str, Any]) -> typer.Typer:
     app = typer.Typer(rich_markup_mode=None, help=_pool.__doc__, context_settings=context)
     app.callback()(_pool)
     app.command("ls", context_settings=context)(pool_ls)
+    app.command("add", context_settings=context)(pool_add)
+    app.command("rm", context_settings=context)(pool_rm)
     return app
 
 
@@ -24,14 +30,12 @@ def _pool() -> None:
     """Pools: where volumes are made.
 
     A pool is a backend and its parameters, under a name. The pool default keeps volumes in files, in the state
-    directory; others are described in config.toml there.
+    directory; others are described in config.toml there, which pool add and pool rm change.
 
     Example:
 
     \b
-      [pools.fast]
-      backend = "file"
-      path = "/mnt/nvme/volumes"
+      fusevol pool add fast file path=/mnt/nvme/volumes
     """
 
 
@@ -43,10 +47,9 @@ def pool_ls(json: JsonOption = False) -> None:
     \b
       fusevol pool ls
     """
-    from fusevol.driver import LocalDriver
     from fusevol.driver.overview import PoolState
 
-    async def work(driver: LocalDriver) -> list[PoolState]:
+    async def work(driver: "LocalDriver") -> list[PoolState]:
         return await driver.upkeep.pools()
 
     found = drive(work)
@@ -65,3 +68,86 @@ def pool_ls(json: JsonOption = False) -> None:
         for pool in found
     ]
     print_table(("NAME", "BACKEND", "VOLUMES", "FREE", "PARAMETERS", "ERROR"), rows, right=("VOLUMES", "FREE"))
+
+
+def pool_add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits and hyphens; a letter comes first.")],
+    backend: Annotated[str, typer.Argument(metavar="BACKEND", help="file, object, or another one that is installed.")],
+    parameters: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE...]", help="Its parameters; TABLE.KEY=VALUE in a table.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Describe a new pool in config.toml, once it answers.
+
+    Values are as in TOML (10, true, "20G"), and everything else is a text. What is secret is better in the environment,
+    or written into the file with an editor: others may see the command line. A daemon that runs knows the pool when it
+    is started again.
+
+    Example:
+
+    \b
+      fusevol pool add fast file path=/mnt/nvme/volumes
+      fusevol pool add far object url=s3://bucket/folder config.region=eu-central-1 cache_size=20G
+    """
+    attributes = _attributes(parameters or [])
+
+    from fusevol.storage import PoolManager, local_provider_registry
+
+    async def work(driver: "LocalDriver") -> "Config":
+        return await PoolManager(driver, local_provider_registry(driver)).create(name, backend, attributes)
+
+    made = drive(work)
+    if json:
+        print_json({"name": made.name, "backend": made.provider})
+    else:
+        print(f'pool "{made.name}" is ready')
+
+
+def pool_rm(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A pool without volumes.")], json: JsonOption = False
+) -> None:
+    """Take a pool out of config.toml. What may be there stays.
+
+    Example:
+
+    \b
+      fusevol pool rm fast
+    """
+    from fusevol.storage import PoolManager, local_provider_registry
+
+    async def work(driver: "LocalDriver") -> None:
+        await PoolManager(driver, local_provider_registry(driver)).delete(name)
+
+    drive(work)
+    if json:
+        print_json({"deleted": [name]})
+    else:
+        print(f'pool "{name}" is removed')
+
+
+def _attributes(texts: list[str]) -> dict[str, Any]:
+    from fusevol.errors import InvalidArgument
+
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        table, dot, inner = key.partition(".")
+        if not (table and equals and value) or (dot and not inner):
+            raise InvalidArgument(f"{text!r} is not of the form KEY=VALUE")
+        into = found.setdefault(table, {}) if dot else found
+        if not isinstance(into, dict) or (inner or table) in into:
+            raise InvalidArgument(f"{key!r} is given twice")
+        into[inner or table] = _value(value)
+    return found
+
+
+def _value(text: str) -> object:
+    import tomllib
+
+    try:
+        # A value that goes on behind its line would be something else.
+        found = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return found["value"] if list(found) == ["value"] and isinstance(found["value"], str | int | float) else text

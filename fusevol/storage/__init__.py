@@ -34,6 +34,7 @@ from fusevol.storage.kubernetes import (
 from fusevol.storage.local import LocalProvider, local_provider_registry
 from fusevol.storage.localsource import LocalFilesystemSource
 from fusevol.storage.names import ProviderType, is_valid_pool_name
+from fusevol.storage.pools import PoolManager
 from fusevol.storage.provider import (
     FilesystemImporter,
     FilesystemSource,
@@ -42,6 +43,7 @@ from fusevol.storage.provider import (
     VolumeImporter,
     VolumeSource,
 )
+from fusevol.storage.provisioning import Provisioned, provision
 from fusevol.storage.registry import (
     ChainedProviderRegistry,
     NotImplementedProviderRegistry,
@@ -98,9 +100,11 @@ __all__ = [
     "LocalProvider",
     "MachineTag",
     "NotImplementedProviderRegistry",
+    "PoolManager",
     "Provider",
     "ProviderRegistry",
     "ProviderType",
+    "Provisioned",
     "Scope",
     "StaticProviderRegistry",
     "StorageAttachmentInfo",
@@ -126,5 +130,6 @@ __all__ = [
     "parse_directive",
     "parse_directives_map",
     "parse_tag",
+    "provision",
     "to_string",
 ]

@@ -1,6 +1,7 @@
 """A pool, as a provider is told of it."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, Final, TypeAlias
 
 from fusevol.errors import InvalidArgument
@@ -27,7 +28,7 @@ class Config:
                 raise InvalidArgument(f"pool {quoted(name)}: the name of an attribute must be a text, not {key!r}")
         self._name = name
         self._provider = provider
-        self._attrs = dict(attrs)
+        self._attrs = deepcopy(dict(attrs))
 
     @property
     def name(self) -> str:
@@ -42,7 +43,7 @@ class Config:
     @property
     def attrs(self) -> dict[str, Any]:
         """A copy of its attributes."""
-        return dict(self._attrs)
+        return deepcopy(self._attrs)
 
     def value_string(self, name: str) -> str | None:
         """The attribute of that name if it is a text, else None."""

@@ -31,14 +31,16 @@ class Directive(Record, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         self._check_uint64(("size", "count"))
+        if self.pool and not is_valid_pool_name(self.pool):
+            raise InvalidArgument(f"pool name {quoted(self.pool)} not valid")
 
 
 def parse_directive(text: str) -> Directive:
     """Read POOL, COUNT and SIZE, in any order and separated by commas (ParseDirective of the seed).
 
-    POOL is a letter, followed by letters, digits and hyphens. COUNT is a positive integer, 1 if it is not said. SIZE is
-    a number and a unit, M, G, T, P, E, Z or Y, of powers of 1024; it is rounded up to whole MiB. As in Juju, fields
-    may be empty, a unit may have `B` or `iB` behind it, and 0 counts as not said.
+    POOL is a letter, followed by letters, digits and hyphens (and `?`, as in Juju). COUNT is a positive integer, 1 if
+    it is not said. SIZE is a number and a unit, M, G, T, P, E, Z or Y, of powers of 1024; it is rounded up to whole
+    MiB. As in Juju, fields may be empty, a unit may have `B` or `iB` behind it, and 0 counts as not said.
 
     Raises InvalidArgument for what is none of these, is said twice, or where nothing is said.
     """
@@ -92,7 +94,7 @@ def _size(field: str) -> int | None:
 
 
 def parse_directives_map(args: Iterable[str], *, must_have_directives: bool = False) -> dict[str, Directive]:
-    """Read texts `NAME=DIRECTIVE`, or `NAME` for one of them as it comes (ParseDirectivesMap of the seed).
+    """Read texts `NAME=DIRECTIVE`, or `NAME`, which is `NAME=1` (ParseDirectivesMap of the seed).
 
     must_have_directives: the name alone is not enough. Raises InvalidArgument, also for a name that comes twice.
     """

@@ -73,12 +73,12 @@ class KubernetesFilesystemParams(Record, frozen=True, kw_only=True):
 
 
 def check_kubernetes_attrs(attrs: Mapping[str, Any]) -> None:
-    """Check what a pool says for pods; what has nothing to do with them is not looked at.
+    """Check what a pool says for pods under the four keys; no others are looked at, and None is as good as nothing.
 
     Raises InvalidArgument, and NotSupported for a mode that there is not.
     """
     for key in (K8S_STORAGE_CLASS, K8S_STORAGE_PROVISIONER):
-        if not isinstance(attrs.get(key, ""), str):
+        if not isinstance(attrs.get(key), str | None):
             raise InvalidArgument(f"{key}: expected a text, got {attrs[key]!r}")
     if attrs.get(K8S_STORAGE_PROVISIONER) and not attrs.get(K8S_STORAGE_CLASS):
         raise InvalidArgument(f"{K8S_STORAGE_CLASS} must be specified if {K8S_STORAGE_PROVISIONER} is specified")

@@ -63,7 +63,7 @@ class LocalProvider(Provider):
         pools = self._pools()
         if config.name not in pools:
             raise InvalidArgument(
-                f"pool {quoted(config.name)} not found", hint=f"describe it in {self._driver.context.home.config_path}"
+                f"pool {quoted(config.name)} not found", hint=f"to describe it: fusevol pool add {config.name}"
             )
         pool = pools[config.name]
         for key, value in config.attrs.items():

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 import trio
 
-from fusevol.api import LocatorUpdate, Source, Volume, VolumeLocator, VolumeSpec, check_name
+from fusevol.api import UINT64_MAX, LocatorUpdate, Source, SpecUpdate, Volume, VolumeLocator, VolumeSpec, check_name
 from fusevol.driver import LocalDriver
 from fusevol.driver.attachment import believed
 from fusevol.driver.context import POOL_LABEL, pool_of
@@ -85,6 +85,8 @@ class LocalFilesystemSource(FilesystemSource):
             if key in texts:
                 raise InvalidArgument(f"{params.tag}: {key} is no attribute of a filesystem")
         options = parse_create_options([f"{key}={text}" for key, text in texts.items()])
+        if params.size << _MIB > UINT64_MAX:
+            raise InvalidArgument(f"{params.tag}: {params.size} MiB are more than a volume can have")
         labels = {**options.labels, TAG_LABEL: str(params.tag), **_resource_labels(params.resource_tags)}
         check_labels(labels)
         spec = msgspec.structs.replace(options.applied_to(VolumeSpec()), size=params.size << _MIB)
@@ -111,7 +113,7 @@ class LocalFilesystemSource(FilesystemSource):
         return Filesystem(tag=params.tag, filesystem_id=info.filesystem_id, size=info.size)
 
     async def _made(self, asked: "_Asked", source: Source | None) -> Volume:
-        """The volume that is asked for, which may be there already."""
+        """The volume that is asked for; where it is there already, it grows if it has to."""
         locator = VolumeLocator(name=asked.name, volume_labels=asked.labels)
         try:
             return await self._driver.resolve(await self._driver.create(locator, source, asked.spec, exist_ok=False))
@@ -125,14 +127,11 @@ class LocalFilesystemSource(FilesystemSource):
             raise AlreadyExists(
                 f"volume {quoted(asked.name)} exists already, and is not {asked.labels[TAG_LABEL]} of this pool"
             )
-        if volume.spec.size and volume.spec.size < asked.spec.size:
-            raise AlreadyExists(
-                f"volume {quoted(asked.name)} exists already, and is smaller than {asked.spec.size >> _MIB} MiB",
-                hint=f"fusevol set {asked.name} --size {asked.spec.size >> _MIB}M",
-            )
         if source and volume.source != source:
             raise AlreadyExists(f"volume {quoted(asked.name)} exists already, and was not made from that")
-        return volume
+        if volume.spec.size and volume.spec.size < asked.spec.size:
+            await self._driver.set(volume.id, None, SpecUpdate(size=asked.spec.size))
+        return await self._driver.resolve(volume.id)
 
     async def destroy_filesystems(self, filesystem_ids: Sequence[str]) -> list[FusevolError | None]:
         """Unmount volumes and delete them. One that has snapshots is VolumeHasSnapshots."""

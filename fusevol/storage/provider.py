@@ -53,7 +53,7 @@ class FilesystemSource(ABC):
     async def create_filesystems(self, params: Sequence[FilesystemParams]) -> list[CreateFilesystemsResult]:
         """Make filesystems of that many MiB at least, and mount those that have an attachment.
 
-        One of that tag that is there already is the one asked for, if it is large enough.
+        One of that tag that is there already is the one asked for, and grows if it has to.
         """
 
     @abstractmethod

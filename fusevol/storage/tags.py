@@ -99,7 +99,7 @@ _KINDS: dict[str, type[Tag]] = {kind.kind: kind for kind in (MachineTag, UnitTag
 def parse_tag(text: str) -> Tag:
     """Read a tag of any kind. Raises InvalidArgument."""
     kind, hyphen, rest = text.partition("-")
-    if not hyphen or kind not in _KINDS:
+    if not hyphen or kind not in _KINDS or "/" in rest:
         raise InvalidArgument(f"{quoted(text)} is not a valid tag")
     for found in filter(_KINDS[kind].is_valid, _KINDS[kind]._ids(rest)):
         return _KINDS[kind](found)

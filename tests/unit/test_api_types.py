@@ -141,7 +141,8 @@ def a_volume(**fields: Any) -> Volume:
 
 
 def test_every_record_has_its_round_trip_tested() -> None:
-    assert set(strategies) == set(Record.__subclasses__())
+    records = {kind for kind in Record.__subclasses__() if kind.__module__.startswith("fusevol.api.")}
+    assert set(strategies) == records
 
 
 def test_the_round_trip_of_a_record_tries_all_its_fields() -> None:
