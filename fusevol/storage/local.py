@@ -13,6 +13,7 @@ from fusevol.backends import available, load, open_backend
 from fusevol.driver import LocalDriver
 from fusevol.errors import DriverNotFound, InvalidArgument, NotSupported
 from fusevol.home import Pool
+from fusevol.sizes import parse_size
 from fusevol.storage.config import CONFIG_STORAGE_DIR, Config
 from fusevol.storage.enums import Scope, StorageKind
 from fusevol.storage.kubernetes import K8S_STORAGE_MODE, check_kubernetes_attrs
@@ -24,7 +25,8 @@ from fusevol.storage.registry import StaticProviderRegistry
 __all__ = ["LocalProvider", "local_provider_registry"]
 
 #: Attributes of a pool that its backend is not given.
-_NOT_THE_BACKENDS: Final = (CONFIG_STORAGE_DIR, "cache_size")
+_CACHE_SIZE: Final = "cache_size"
+_NOT_THE_BACKENDS: Final = (CONFIG_STORAGE_DIR, _CACHE_SIZE)
 #: What a claim of a pod can be: a volume has one writer.
 _MODES: Final = ("ReadWriteOnce", "RWO")
 
@@ -66,8 +68,9 @@ class LocalProvider(Provider):
                 f"pool {quoted(config.name)} not found", hint=f"to describe it: fusevol pool add {config.name}"
             )
         pool = pools[config.name]
+        known = {**pool.attributes, CONFIG_STORAGE_DIR: str(pool.directory), _CACHE_SIZE: pool.cache_size}
         for key, value in config.attrs.items():
-            if value != (str(pool.directory) if key == CONFIG_STORAGE_DIR else pool.attributes.get(key)):
+            if known.get(key) != (parse_size(str(value)) if key == _CACHE_SIZE else value):
                 raise InvalidArgument(f"pool {quoted(pool.name)} has another {quoted(key)} than that")
         return LocalFilesystemSource(self._driver, self._type, pool.name)
 
@@ -77,7 +80,7 @@ class LocalProvider(Provider):
 
     def default_pools(self) -> list[Config]:
         """The pools of this state directory that have the backend."""
-        return [Config(pool.name, pool.backend, pool.attributes) for pool in self._pools().values()]
+        return [_config_of(pool) for pool in self._pools().values()]
 
     def validate_config(self, config: Config) -> None:
         """Check what describes a pool. Nothing is asked of where it is. Raises InvalidArgument."""
@@ -95,6 +98,11 @@ class LocalProvider(Provider):
         for key, value in attrs.items():
             if key == K8S_STORAGE_MODE and value not in _MODES:
                 raise NotSupported(f"storage mode {quoted(value)} not supported: a volume has one writer")
+
+
+def _config_of(pool: Pool) -> Config:
+    said = pool.cache_size != Pool._field_defaults[_CACHE_SIZE]
+    return Config(pool.name, pool.backend, {**pool.attributes, **({_CACHE_SIZE: pool.cache_size} if said else {})})
 
 
 def local_provider_registry(driver: LocalDriver) -> StaticProviderRegistry:

@@ -53,7 +53,7 @@ def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ("create web --label app", "label 'app' is not of the form KEY=VALUE", None),
         ("create web --label a=1 --label a=2", "label 'a' is given twice", None),
         ("create web --label fusevol.pool=x", None, None),
-        ("create web --pool nope", 'there is no pool "nope"; known: default', "fusevol pool add nope"),
+        ("create web --pool nope", 'there is no pool "nope"; known: default', "to describe it: fusevol pool add nope"),
         ("set web", "there is nothing to change", "fusevol set --help"),
         ("top --interval 0", "--interval 0 is not between 0.1 and 3600 seconds", None),
         ("top --count 0", "--count 0 is less than 1", None),

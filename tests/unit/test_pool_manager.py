@@ -80,6 +80,16 @@ async def test_nothing_else_of_the_file_changes(pools: PoolManager, home: Home, 
     assert [path.name for path in home.path.glob("config*")] == ["config.toml"]
 
 
+async def test_what_a_pool_may_cache_is_a_part_of_it(
+    pools: PoolManager, driver: LocalDriver, home: Home, tmp_path: Path
+) -> None:
+    made = await pools.create("far", "object", {"url": f"file://{tmp_path}/far", "cache_size": "1G"})
+    assert Home(home.path).pool("far").cache_size == 1 << 30
+    assert pools.get("far").attrs == {"url": f"file://{tmp_path}/far", "cache_size": 1 << 30}
+    for config in (made, pools.get("far")):
+        local_provider_registry(driver).storage_provider("object").filesystem_source(config)
+
+
 @pytest.mark.parametrize("text", ["", "# mine\n", "[pools]\n", "pools = {}\n", "lock_timeout = 3\n"])
 async def test_the_first_pool_is_the_last_one_as_well(tmp_path: Path, text: str) -> None:
     home = Home(tmp_path / "home")
