@@ -26,6 +26,7 @@ from obstore.store import LocalStore
 
 from fusevol.api.io import Buffer
 from fusevol.backends.base import NO_VERSION, Manifest
+from fusevol.backends.object_errors import in_words
 from fusevol.errors import BackendError, CorruptData, InvalidArgument, ManifestConflict, NoSpace, NotSupported
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Client:
             except (BaseError, OSError, ValueError, NotImplementedError) as error:
                 text = str(error)
                 kind = NoSpace if _FULL.search(text) else BackendError
-                raise kind(f"{what}: {text.splitlines()[0] if text else type(error).__name__}") from error
+                raise kind(f"{what}: {in_words(text) or type(error).__name__}") from error
 
         return await trio.to_thread.run_sync(translated, limiter=self._limiter, abandon_on_cancel=abandon)
 
