@@ -163,5 +163,5 @@ def test_a_store_that_is_not_there_is_an_error_in_a_line(bench: Bench, place: Pa
     }
     configure(home, parameters)
     said = Volume(bench, home).refused("create", "web")
-    assert "x" in said
+    assert "http://127.0.0.1:1: Connection refused" in said
     assert Volume(bench, home).fusevol("ls", "--json") == "[]\n"
