@@ -32,10 +32,8 @@ class Deleting:
             snapshots = [child for child in await self._store.children(volume_id) if child.is_snapshot]
             for child in snapshots:
                 snapmounts.refuse_if_mounted(name, child, "deleted")
-            if volume.spec.sticky:
-                raise VolumeBusy(f'volume "{name}" is sticky', hint=f"to let it go: fusevol set {name} --no-sticky")
             await self._context.refuse_if_claimed(volume)
-            await self._refuse_if_needed(volume, with_snapshots=with_snapshots)
+            await self.refuse_if_needed(volume, with_snapshots=with_snapshots)
             await self._context.change(volume_id, deleted)
             try:
                 await self._context.remove(volume)
@@ -48,7 +46,11 @@ class Deleting:
         if volume.state is VolumeState.RESTORE or any(ORIGIN_LABEL in s.locator.volume_labels for s in snapshots):
             await self._snapshots.drop_for_copy(volume_id)
 
-    async def _refuse_if_needed(self, volume: Volume, *, with_snapshots: bool) -> None:
+    async def refuse_if_needed(self, volume: Volume, *, with_snapshots: bool = False) -> None:
+        """Raise what keeps a volume from being deleted, mounted or not: VolumeBusy, VolumeHasSnapshots."""
+        name = volume.locator.name
+        if volume.spec.sticky:
+            raise VolumeBusy(f'volume "{name}" is sticky', hint=f"to let it go: fusevol set {name} --no-sticky")
         try:
             snapshots = await self._snapshots.of(volume)
         except CorruptData:
@@ -57,7 +59,6 @@ class Deleting:
         clones = [child for child in await self._store.children(volume.id) if not child.is_snapshot]
         for snapshot in snapshots:
             clones += await self._store.children(snapshot.id)
-        name = volume.locator.name
         if clones:
             raise VolumeHasSnapshots(f'volume "{name}" has clones: {names_of(clones)}', hint="delete its clones first")
         left = [snapshot for snapshot in snapshots if not await self._snapshots.is_stale(snapshot)]

@@ -137,6 +137,8 @@ class LocalFilesystemSource(FilesystemSource):
         """Unmount volumes and delete them. One that has snapshots is VolumeHasSnapshots."""
 
         async def destroy(volume: Volume) -> None:
+            # First, since one that is going to stay is to stay mounted.
+            await self._driver.deleting.refuse_if_needed(volume)
             await self._unmount(volume)
             await self._driver.delete(volume.id)
 

@@ -37,7 +37,7 @@ from fusevol.storage import (
     VolumeTag,
 )
 
-__all__ = ["FilesystemSourceContract", "attach", "attachment", "create", "wanted"]
+__all__ = ["FilesystemSourceContract", "attach", "attachment", "create", "is_mount", "raised", "wanted"]
 
 MACHINE = MachineTag("0")
 MISSING = "00000000-0000-4000-8000-000000000000"

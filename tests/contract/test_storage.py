@@ -3,14 +3,16 @@
 import os
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from fusevol.driver import LocalDriver
+from fusevol.errors import VolumeHasSnapshots
 from fusevol.home import DEFAULT_POOL, Home
-from fusevol.storage import Config, Provider, local_provider_registry
-from fusevol.testing.driver import remove_all
-from fusevol.testing.storage import FilesystemSourceContract
+from fusevol.storage import Config, FilesystemSource, Provider, local_provider_registry
+from fusevol.testing.driver import remove_all, take
+from fusevol.testing.storage import FilesystemSourceContract, attach, attachment, create, is_mount, wanted
 from tests.s3 import S3, configure
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
@@ -37,6 +39,16 @@ class TestPool(FilesystemSourceContract):
     @pytest.fixture
     def provider(self, driver: LocalDriver, config: Config) -> Provider:
         return local_provider_registry(driver).storage_provider(config.provider)
+
+    async def test_what_cannot_be_destroyed_stays_mounted(
+        self, driver: LocalDriver, source: FilesystemSource, config: Config, tmp_path: Path
+    ) -> None:
+        made = await create(source, wanted(config))
+        await attach(source, attachment(config, made, tmp_path / "here"))
+        await take(driver, made.filesystem_id, "before")
+        (error,) = await source.destroy_filesystems([made.filesystem_id])
+        assert isinstance(error, VolumeHasSnapshots)
+        assert is_mount(tmp_path / "here")
 
 
 class TestObjectPool(TestPool):
