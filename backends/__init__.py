@@ -5,13 +5,14 @@ modules of the backends are imported only when they are used.
 """
 
 import inspect
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from fusevol.backends.base import NO_VERSION, Backend, Manifest, Traits
 from fusevol.errors import DriverNotFound, InvalidArgument
 
-__all__ = ["NO_VERSION", "Backend", "Manifest", "Traits", "available", "load", "open_backend"]
+__all__ = ["NO_VERSION", "Backend", "Manifest", "Traits", "available", "check_parameters", "load", "open_backend"]
 
 _GROUP = "fusevol.backends"
 
@@ -40,8 +41,11 @@ def load(name: str) -> type[Backend]:
     return found
 
 
-def open_backend(name: str, **params: Any) -> Backend:
-    """Open the backend of that name. Raises InvalidArgument for a parameter it does not know, or lacks."""
+def check_parameters(name: str, params: Mapping[str, Any]) -> type[Backend]:
+    """The backend of that name, which has such parameters; what they are is not looked at.
+
+    Raises InvalidArgument for one that it does not know, or lacks, and as `load`.
+    """
     kind = load(name)
     signature = inspect.signature(kind)
     known = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
@@ -52,4 +56,9 @@ def open_backend(name: str, **params: Any) -> Backend:
         signature.bind(**params)
     except TypeError as error:
         raise InvalidArgument(f"backend {name!r}: {error}") from None
-    return kind(**params)
+    return kind
+
+
+def open_backend(name: str, **params: Any) -> Backend:
+    """Open the backend of that name. Raises as `check_parameters`, and as the backend itself."""
+    return check_parameters(name, params)(**params)

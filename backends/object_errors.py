@@ -17,6 +17,11 @@ _CAUSE = re.compile(
     r'\b(?:message|error): "(?P<text>[^"]+)"|\bsource: (?P<late>TimedOut)\b'
     r"|\berror: (?P<tls>Invalid\w+)\(\s*(?P<what>\w+)"
 )
+#: What somebody who sees this has forgotten, most likely.
+_HINTS = (
+    ("//169.254.169.254", "there are no credentials, in config or as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+    ("builder error", "without TLS, client_options has to have allow_http = true"),
+)
 _DEBUGGING = "\n\nDebug source:\n"
 
 
@@ -34,6 +39,8 @@ def in_words(text: str) -> str:
     else:
         causes = list(_CAUSE.finditer(debugging))
         words = [_cause(causes[-1]) if causes else answer.partition("\n")[0]]
+    if hint := next((hint for sign, hint in _HINTS if sign in f"{request['server']} {words[-1]}"), ""):
+        words.append(hint)
     asked = f" (asked {int(request['retries']) + 1} times)" if request["retries"] else ""
     return " ".join(f"{request['server']}: {': '.join(words)}{asked}".split())
 

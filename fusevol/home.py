@@ -24,14 +24,16 @@ url = "http://shelf:9000"
 import fcntl
 import os
 import secrets
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from fusevol.api.names import check_name
-from fusevol.errors import BackendError, InvalidArgument
+from fusevol.errors import BackendError, FusevolError, InvalidArgument
 from fusevol.sizes import parse_size
 
 __all__ = ["CONFIG_NAME", "DATABASE_NAME", "DEFAULT_POOL", "Config", "Home", "Pool", "default_home"]
@@ -60,7 +62,9 @@ class Pool(NamedTuple):
     @property
     def directory(self) -> Path | None:
         """The directory of this host where its data is; None where it is elsewhere, as far as its parameters say."""
-        place = self.attributes.get("path") or str(self.attributes.get("url", "")).removeprefix("file://")
+        url = urlsplit(str(self.attributes.get("url", "")))
+        local = unquote(url.path) if url.scheme == "file" and url.netloc in ("", "localhost") else ""
+        place = self.attributes.get("path") or local
         return Path(place) if isinstance(place, str) and os.path.isabs(place) else None
 
 
@@ -79,6 +83,8 @@ class Home:
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path = Path(os.path.abspath(path)) if path is not None else default_home()
         self._config: Config | None = None
+        #: Which file that is of.
+        self._stamp: tuple[int, ...] = ()
 
     @property
     def database(self) -> Path:
@@ -97,10 +103,27 @@ class Home:
 
     @property
     def config(self) -> Config:
-        """The configuration. Raises InvalidArgument for a mistake in it, BackendError where it cannot be read."""
-        if self._config is None:
-            self._config = self._parsed(self._text(), str(self.config_path))
+        """The configuration as it is now, so that a daemon knows a new pool.
+
+        Raises InvalidArgument for a mistake in it, BackendError where it cannot be read; not, however, for a mistake
+        that somebody makes while this is in use, which goes on with what there was.
+        """
+        stamp = self._stamp_of_file()
+        if self._config is None or stamp != self._stamp:
+            try:
+                self._config = self._parsed(self._text(), str(self.config_path))
+            except FusevolError:
+                if self._config is None:
+                    raise
+            self._stamp = stamp
         return self._config
+
+    def _stamp_of_file(self) -> tuple[int, ...]:
+        try:
+            found = os.stat(self.config_path)
+        except OSError:
+            return ()
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
     def _parsed(self, text: str, where: str) -> Config:
         return _parse(text, where, Pool(DEFAULT_POOL, "file", {"path": str(self.path / "volumes")}))
@@ -109,22 +132,25 @@ class Home:
         """Have `change` make another text of the configuration's. Blocks, while somebody else does the same.
 
         Nothing is written where `change` raises something, or what it makes is no configuration (InvalidArgument).
-        Raises BackendError where it cannot be written. Whoever else has read the configuration goes on with that.
+        Raises BackendError where it cannot be written.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Where it is a link, it stays one.
+            real = Path(os.path.realpath(self.config_path))
+            if real.exists() and not real.is_file():
+                raise BackendError(f"{self.config_path} is no file")
             with _locked(self.path):
                 text = change(self._text())
                 config = self._parsed(text, f"{self.config_path}, as it would be")
-                # Where it is a link, it stays one.
-                _replace(Path(os.path.realpath(self.config_path)), text)
+                _replace(real, text)
         except OSError as error:
             raise BackendError(f"{self.config_path} cannot be written: {error.strerror}") from error
-        self._config = config
+        self._config, self._stamp = config, self._stamp_of_file()
 
     def _text(self) -> str:
         try:
-            return self.config_path.read_text(encoding="utf-8")
+            return self.config_path.read_bytes().decode()
         except (FileNotFoundError, NotADirectoryError):
             return ""
         except UnicodeDecodeError as error:
@@ -151,7 +177,15 @@ class Home:
 def _locked(directory: Path) -> Iterator[None]:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        ends = time.monotonic() + _LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > ends:
+                    raise BackendError(f"the configuration in {directory} is being changed by somebody else") from None
+                time.sleep(0.02)
         yield
     finally:
         os.close(fd)
@@ -162,12 +196,12 @@ def _replace(path: Path, text: str) -> None:
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with open(fd, "w", encoding="utf-8") as file:
+        with open(fd, "wb") as file:
             with suppress(FileNotFoundError):
                 before = os.stat(path)
                 os.fchmod(fd, before.st_mode & 0o7777)
                 os.fchown(fd, before.st_uid, before.st_gid)
-            file.write(text)
+            file.write(text.encode())
             file.flush()
             os.fsync(fd)
         os.rename(draft, path)
@@ -205,7 +239,7 @@ def _user_home() -> Path:
 def _parse(text: str, where: str, default: Pool) -> Config:
     try:
         found = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"{where}: {error}") from None
 
     def mistake(what: str, *key: str) -> InvalidArgument:
@@ -272,7 +306,7 @@ def _line_of(text: str, key: Sequence[str]) -> int | None:
     for number in range(1, len(lines) + 1):
         try:
             found: Any = tomllib.loads("\n".join(lines[:number]))
-        except tomllib.TOMLDecodeError:
+        except ValueError:
             # Within a value of several lines.
             continue
         for part in key:

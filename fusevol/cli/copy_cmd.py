@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fusevol.cli.options import JsonOption, complete_volume
+from fusevol.cli.options import JsonOption, complete_pool, complete_volume
 from fusevol.cli.output import print_json, progress
 from fusevol.cli.settings import drive
 from fusevol.sizes import format_size
@@ -19,7 +19,10 @@ def copy(
         typer.Argument(metavar="COPY", help="The copy; it is made if there is none.", autocompletion=complete_volume),
     ],
     pool: Annotated[
-        str, typer.Option(metavar="POOL", help="Pool to make it in; otherwise the one called default.")
+        str,
+        typer.Option(
+            metavar="POOL", help="Pool to make it in; otherwise the one called default.", autocompletion=complete_pool
+        ),
     ] = "",
     only: Annotated[bool, typer.Option("--only", help="Without the snapshots before it.")] = False,
     json: JsonOption = False,

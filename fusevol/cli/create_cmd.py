@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fusevol.cli.options import JsonOption, LabelOption, SizeOption
+from fusevol.cli.options import JsonOption, LabelOption, SizeOption, complete_pool
 from fusevol.cli.output import print_json
 from fusevol.cli.settings import drive
 from fusevol.cli.spec_options import (
@@ -25,7 +25,10 @@ def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new volume.")],
     size: SizeOption = None,
     pool: Annotated[
-        str | None, typer.Option(metavar="POOL", help="Pool to make it in; otherwise the one called default.")
+        str | None,
+        typer.Option(
+            metavar="POOL", help="Pool to make it in; otherwise the one called default.", autocompletion=complete_pool
+        ),
     ] = None,
     source: Annotated[
         str | None,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fusevol.cli.options import JsonOption
+from fusevol.cli.options import JsonOption, complete_pool
 from fusevol.cli.output import print_json, print_table
 from fusevol.cli.settings import drive
 from fusevol.errors import FusevolError
@@ -27,7 +27,9 @@ def import_(
     force: Annotated[
         bool, typer.Option("--force", help="Also from a process that cannot be seen; if it has ended for sure.")
     ] = False,
-    pool: Annotated[str, typer.Option(metavar="POOL", help="Look into this pool alone.")] = "",
+    pool: Annotated[
+        str, typer.Option(metavar="POOL", help="Look into this pool alone.", autocompletion=complete_pool)
+    ] = "",
     json: JsonOption = False,
 ) -> None:
     """Make records of volumes in pools that have none here.

@@ -7,7 +7,7 @@ import typer
 
 from fusevol.sizes import parse_size
 
-__all__ = ["JsonOption", "LabelOption", "NameArgument", "RefArgument", "SizeOption", "complete_volume"]
+__all__ = ["JsonOption", "LabelOption", "NameArgument", "RefArgument", "SizeOption", "complete_pool", "complete_volume"]
 
 
 def complete_volume(incomplete: str) -> list[str]:
@@ -28,6 +28,16 @@ def complete_volume(incomplete: str) -> list[str]:
     with contextlib.suppress(FusevolError, OSError):
         if home().database.exists():
             return [name for name in trio.run(names) if name.startswith(incomplete)]
+    return []
+
+
+def complete_pool(incomplete: str) -> list[str]:
+    """Names of pools, likewise."""
+    from fusevol.cli.settings import home
+    from fusevol.errors import FusevolError
+
+    with contextlib.suppress(FusevolError):
+        return [name for name in home().config.pools if name.startswith(incomplete)]
     return []
 
 

@@ -1,10 +1,11 @@
 """fusevol pool ls, add and rm."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fusevol.cli.options import JsonOption
+from fusevol.cli.options import JsonOption, complete_pool
 from fusevol.cli.output import print_json, print_table
 from fusevol.cli.settings import drive
 from fusevol.sizes import format_size
@@ -62,7 +63,7 @@ def pool_ls(json: JsonOption = False) -> None:
             pool.backend,
             str(pool.volumes),
             "-" if pool.free is None else format_size(pool.free),
-            ", ".join(f"{key}={value}" for key, value in pool.attributes.items()) or "-",
+            ", ".join(_texts(pool.attributes)) or "-",
             pool.error or "-",
         )
         for pool in found
@@ -81,8 +82,7 @@ def pool_add(
     """Describe a new pool in config.toml, once it answers.
 
     Values are as in TOML (10, true, "20G"), and everything else is a text. What is secret is better in the environment,
-    or written into the file with an editor: others may see the command line. A daemon that runs knows the pool when it
-    is started again.
+    or written into the file with an editor: others may see the command line.
 
     Example:
 
@@ -105,7 +105,8 @@ def pool_add(
 
 
 def pool_rm(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A pool without volumes.")], json: JsonOption = False
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A pool without volumes.", autocompletion=complete_pool)],
+    json: JsonOption = False,
 ) -> None:
     """Take a pool out of config.toml. What may be there stays.
 
@@ -124,6 +125,14 @@ def pool_rm(
         print_json({"deleted": [name]})
     else:
         print(f'pool "{name}" is removed')
+
+
+def _texts(attributes: Mapping[str, object], table: str = "") -> list[str]:
+    """Parameters as `pool add` takes them."""
+    texts = []
+    for key, value in attributes.items():
+        texts += _texts(value, f"{key}.") if isinstance(value, Mapping) else [f"{table}{key}={value}"]
+    return texts
 
 
 def _attributes(texts: list[str]) -> dict[str, Any]:
@@ -146,8 +155,9 @@ def _value(text: str) -> object:
     import tomllib
 
     try:
-        # A value that goes on behind its line would be something else.
         found = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
-    return found["value"] if list(found) == ["value"] and isinstance(found["value"], str | int | float) else text
+    value = found.pop("value")
+    # It may have gone on behind its line; and what is no number in JSON is meant to be a text.
+    return value if not found and isinstance(value, str | int) else text

@@ -24,6 +24,9 @@ def provision(
         str, typer.Option("--at", metavar="DIR", help="Mount each on the directory of its name in DIR.")
     ] = "",
     read_only: Annotated[bool, typer.Option("--read-only", help="Mount them read-only.")] = False,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Take volumes of these names that were made in another way.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Make the volumes that storage directives ask for.
@@ -42,14 +45,12 @@ def provision(
     if read_only and not at:
         raise typer.BadParameter("--read-only needs --at")
 
-    from fusevol.storage import PoolManager, local_provider_registry, parse_directives_map
+    from fusevol.storage import parse_directives_map
     from fusevol.storage import provision as provision_all
 
     async def work(driver: "LocalDriver") -> "list[Provisioned]":
         directives = parse_directives_map(storage, must_have_directives=True)
-        registry = local_provider_registry(driver)
-        pools = PoolManager(driver, registry)
-        return await provision_all(registry, pools, directives, directory=at, read_only=read_only)
+        return await provision_all(driver, directives, directory=at, read_only=read_only, adopt=adopt)
 
     found = drive(work)
     if json:
@@ -62,7 +63,7 @@ def provision(
                 item.pool,
                 format_size(item.filesystem.size << 20) if item.filesystem and item.filesystem.size else "-",
                 item.path or "-",
-                str(item.error or "-"),
+                "; ".join(filter(None, (str(item.error), item.error.hint))) if item.error else "-",
             )
             for item in found
         ]

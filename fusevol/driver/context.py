@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fusevol.backends.base import Backend
     from fusevol.log import Claim, LogVolume, Manifest
 
-__all__ = ["LEFTOVER", "POOL_LABEL", "RESERVED_LABELS", "Context", "data_missing", "named", "pool_of"]
+__all__ = ["LEFTOVER", "POOL_LABEL", "RESERVED_LABELS", "STORAGE_LABELS", "Context", "data_missing", "named", "pool_of"]
 
 T = TypeVar("T")
 
@@ -39,6 +39,8 @@ T = TypeVar("T")
 RESERVED_LABELS = "fusevol."
 #: The pool that a volume is in.
 POOL_LABEL = "fusevol.pool"
+#: What the labels begin with that say whose storage a volume is.
+STORAGE_LABELS = "fusevol.storage."
 
 _ATTEMPTS = 5
 _PAUSE = 0.02

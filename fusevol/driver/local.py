@@ -145,7 +145,7 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
         Raises AlreadyExists and CorruptData as `Importing.check_pool` does, besides what ProtoDriver says.
         """
         check_name(locator.name, "volume")
-        check_labels(locator.volume_labels, pool=True)
+        check_labels(locator.volume_labels, made=True)
         check_spec(spec)
         record = Volume(
             id=str(uuid.uuid4()),
@@ -247,6 +247,17 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
         check_labels(locator.volume_labels)
         if (await self.store.get_vol(volume_id)).is_snapshot:
             raise NotSupported("a snapshot cannot be changed", hint="make a clone of it and change that")
+        async with self.context.hold(volume_id) as volume:
+            await self._set(volume, locator, spec)
+
+    async def grow(self, volume_id: str, size: int) -> None:
+        """Have a volume be of that size at least, in bytes. Raises VolumeNotFound, VolumeBusy, BackendError."""
+        async with self.context.hold(volume_id) as volume:
+            if 0 < volume.spec.size < size:
+                await self._set(volume, LocatorUpdate(), SpecUpdate(size=size))
+
+    async def _set(self, volume: Volume, locator: LocatorUpdate, spec: SpecUpdate) -> None:
+        """Change a volume that is held."""
 
         def change(volume: Volume) -> Volume:
             changed = msgspec.structs.replace(
@@ -255,29 +266,28 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
             check_spec(changed.spec)
             return changed
 
-        async with self.context.hold(volume_id) as volume:
-            if change(volume).locator.name != volume.locator.name:
-                # Docker knows it by its name.
-                refuse_if_used(volume, "renamed")
-            if change(volume).spec.ephemeral and not volume.spec.ephemeral:
-                raise NotSupported("ephemeral: that has to be said when a volume is made: it would lose what it holds")
-            old, new = volume.spec.size, change(volume).spec.size
-            if new != old:
-                await self._check_size(volume, new)
-            # The record first, since a name may be taken. A mount that does not follow at once does when mounted anew.
-            control = self.context.control(volume)
-            after = await self.context.change(volume_id, change)
-            try:
-                await self.context.describe(after, volume)
+        if change(volume).locator.name != volume.locator.name:
+            # Docker knows it by its name.
+            refuse_if_used(volume, "renamed")
+        if change(volume).spec.ephemeral and not volume.spec.ephemeral:
+            raise NotSupported("ephemeral: that has to be said when a volume is made: it would lose what it holds")
+        old, new = volume.spec.size, change(volume).spec.size
+        if new != old:
+            await self._check_size(volume, new)
+        # The record first, since a name may be taken. A mount that does not follow at once does when mounted anew.
+        control = self.context.control(volume)
+        after = await self.context.change(volume.id, change)
+        try:
+            await self.context.describe(after, volume)
+            if control:
+                await self._follow(control, volume, after)
+        except FusevolError:
+            await self.context.change(volume.id, lambda now: as_before(now, after, volume))
+            with suppress(FusevolError):
+                await self.context.describe(volume, after)
                 if control:
-                    await self._follow(control, volume, after)
-            except FusevolError:
-                await self.context.change(volume_id, lambda now: as_before(now, after, volume))
-                with suppress(FusevolError):
-                    await self.context.describe(volume, after)
-                    if control:
-                        await self._follow(control, after, volume)
-                raise
+                    await self._follow(control, after, volume)
+            raise
 
     async def _follow(self, control: Control, before: Volume, after: Volume) -> None:
         """Have a mount go by a changed record."""

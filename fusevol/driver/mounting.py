@@ -18,7 +18,7 @@ from fusevol.driver.control import Control
 from fusevol.driver.copying import refuse_if_unfinished
 from fusevol.driver.mounts import is_ours, mount_at, take_away
 from fusevol.errors import BackendError, InvalidArgument, NotSupported, VolumeBusy, VolumeDetached, VolumeNotFound
-from fusevol.mount.mounttable import find, places
+from fusevol.mount.mounttable import find, places, resolve
 from fusevol.store.processes import Life, Process
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Mounting:
         from fusevol.driver.server import serve_mount
 
         path = absolute(path)
-        self._refuse_own_place(path)
+        self.refuse_own_place(path)
         record = await self._context.store.get_vol(volume_id)
         if record.is_snapshot:
             return await self._mount_snapshot(record, path, options, force=force)
@@ -77,7 +77,7 @@ class Mounting:
                 return await self._mount_again(volume, path)
             return await self._start(serve_mount, volume, name, path, options, force=force)
 
-    def _refuse_own_place(self, path: str) -> None:
+    def refuse_own_place(self, path: str) -> None:
         """Raise InvalidArgument for a mountpoint over what its mount needs, which would wait for itself for ever."""
         home, where = self._context.home, os.path.realpath(path)
         above = {home.path: "the state directory", home.cache: "the cache of the state directory"}
@@ -299,11 +299,10 @@ class Mounting:
 
 
 def absolute(path: str) -> str:
-    """A path as records have it; its last part is not resolved. Raises InvalidArgument."""
+    """A path as records and mountinfo have it, free of symbolic links. Raises InvalidArgument."""
     if not path or "\0" in path:
         raise InvalidArgument(f"{path!r} is no path")
-    parent, last = os.path.split(os.path.abspath(path))
-    return os.path.normpath(os.path.join(os.path.realpath(parent), last))
+    return str(resolve(Path(os.path.abspath(path))))
 
 
 def _with(volume: Volume, path: str) -> Volume:

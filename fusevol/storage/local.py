@@ -1,15 +1,17 @@
 """The pools of a state directory as storage: a provider for each kind of backend, a source for each pool.
 
-A filesystem is a volume of that pool, known by the volume's id, and attached where it is mounted. Labels say whose it
-is: TAG_LABEL what the model calls it, and labels that begin with RESOURCE_LABELS its resource tags. A volume without
-them is left alone, until it is imported.
+A filesystem is a volume of that pool, known by the volume's id, and attached where it is mounted. Labels that nobody
+else sets, and that clones and copies do not have, say whose it is: TAG_LABEL what the model calls it, and labels that
+begin with RESOURCE_LABELS its resource tags. A volume without them is left alone, until it is imported.
 """
 
+import math
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from fusevol.backends import available, load, open_backend
+from fusevol.backends import available, check_parameters, load
 from fusevol.driver import LocalDriver
 from fusevol.errors import DriverNotFound, InvalidArgument, NotSupported
 from fusevol.home import Pool
@@ -70,7 +72,7 @@ class LocalProvider(Provider):
         pool = pools[config.name]
         known = {**pool.attributes, CONFIG_STORAGE_DIR: str(pool.directory), _CACHE_SIZE: pool.cache_size}
         for key, value in config.attrs.items():
-            if known.get(key) != (parse_size(str(value)) if key == _CACHE_SIZE else value):
+            if known.get(key) != (_size(value) if key == _CACHE_SIZE else value):
                 raise InvalidArgument(f"pool {quoted(pool.name)} has another {quoted(key)} than that")
         return LocalFilesystemSource(self._driver, self._type, pool.name)
 
@@ -85,8 +87,21 @@ class LocalProvider(Provider):
     def validate_config(self, config: Config) -> None:
         """Check what describes a pool. Nothing is asked of where it is. Raises InvalidArgument."""
         self._check_type(config)
-        parameters = {key: value for key, value in config.attrs.items() if key not in _NOT_THE_BACKENDS}
-        open_backend(self._type, **parameters)
+        attrs = config.attrs
+        for key, value in attrs.items():
+            if not _can_be_written(value):
+                raise InvalidArgument(f"{key!r}: it must be a printable text, a number, or true or false")
+        if not isinstance(attrs.get("url", ""), str):
+            raise InvalidArgument("'url': it must be a text")
+        if not os.path.isabs(str(attrs.get("path", os.sep))):
+            raise InvalidArgument("'path': it must be an absolute path")
+        _size(attrs.get(_CACHE_SIZE, 0))
+        try:
+            check_parameters(self._type, {key: attrs[key] for key in attrs if key not in _NOT_THE_BACKENDS})
+        except InvalidArgument as error:
+            if "known:" in str(error):
+                error.hint = f"a pool has {_CACHE_SIZE} besides"
+            raise
 
     def _check_type(self, config: Config) -> None:
         if config.provider != self._type:
@@ -98,6 +113,22 @@ class LocalProvider(Provider):
         for key, value in attrs.items():
             if key == K8S_STORAGE_MODE and value not in _MODES:
                 raise NotSupported(f"storage mode {quoted(value)} not supported: a volume has one writer")
+
+
+def _size(value: object) -> int:
+    try:
+        return parse_size(str(value))
+    except ValueError as error:
+        raise InvalidArgument(f"{_CACHE_SIZE!r}: {error}") from None
+
+
+def _can_be_written(value: object) -> bool:
+    """Whether a table of config.toml can have that, and a person can read it there."""
+    if isinstance(value, Mapping):
+        return all(not isinstance(inner, Mapping) and _can_be_written(inner) for inner in value.values())
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value.isprintable() if isinstance(value, str) else isinstance(value, int)
 
 
 def _config_of(pool: Pool) -> Config:

@@ -9,11 +9,12 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 import trio
 
-from fusevol.api import UINT64_MAX, LocatorUpdate, Source, SpecUpdate, Volume, VolumeLocator, VolumeSpec, check_name
+from fusevol.api import UINT64_MAX, Source, Volume, VolumeLocator, VolumeSpec, check_name
 from fusevol.driver import LocalDriver
 from fusevol.driver.attachment import believed
-from fusevol.driver.context import POOL_LABEL, pool_of
+from fusevol.driver.context import LEFTOVER, POOL_LABEL, STORAGE_LABELS, pool_of
 from fusevol.driver.mounting import absolute
+from fusevol.driver.mounts import take_away
 from fusevol.driver.server import mount_options
 from fusevol.driver.specs import check_labels, check_spec
 from fusevol.errors import (
@@ -43,11 +44,13 @@ from fusevol.storage.provider import FilesystemSource
 __all__ = ["RESOURCE_LABELS", "TAG_LABEL", "LocalFilesystemSource"]
 
 #: The label with what the model calls a filesystem, and what the labels begin with that are its resource tags.
-TAG_LABEL: Final = "storage/tag"
-RESOURCE_LABELS: Final = "storage/resource/"
+TAG_LABEL: Final = f"{STORAGE_LABELS}tag"
+RESOURCE_LABELS: Final = f"{STORAGE_LABELS}resource."
 
-#: The attribute with the volume's name; its tag, where it is not said.
+#: Attributes that no option of a volume has: its name, otherwise its tag; and whether one of that name is taken that is
+#: nobody's.
 _NAME: Final = "name"
+_ADOPT: Final = "adopt"
 #: Options of a volume that the parameters have a field for, or the pool.
 _FIXED: Final = ("size", "pool")
 #: What the model calls one that it took over, and did not have made.
@@ -60,7 +63,7 @@ _Action: TypeAlias = Callable[[Volume], Awaitable[None]]
 class LocalFilesystemSource(FilesystemSource):
     """FilesystemSource and FilesystemImporter: the volumes of one pool.
 
-    Attributes of a filesystem are the options of `fusevol create --opt`, and `name`.
+    Attributes of a filesystem are the options of `fusevol create --opt`, `name`, and `adopt`.
     """
 
     def __init__(self, driver: LocalDriver, provider: ProviderType, pool: str) -> None:
@@ -81,6 +84,9 @@ class LocalFilesystemSource(FilesystemSource):
             raise NotSupported(f"{params.tag}: filesystems on volumes not supported")
         texts = {key: _text_of(key, value) for key, value in params.attributes.items()}
         name = check_name(texts.pop(_NAME, str(params.tag)), f"the name of {params.tag}:")
+        adopt = texts.pop(_ADOPT, "false")
+        if adopt not in ("true", "false"):
+            raise InvalidArgument(f"{params.tag}: {_ADOPT} is true or false, not {quoted(adopt)}")
         for key in _FIXED:
             if key in texts:
                 raise InvalidArgument(f"{params.tag}: {key} is no attribute of a filesystem")
@@ -88,10 +94,10 @@ class LocalFilesystemSource(FilesystemSource):
         if params.size << _MIB > UINT64_MAX:
             raise InvalidArgument(f"{params.tag}: {params.size} MiB are more than a volume can have")
         labels = {**options.labels, TAG_LABEL: str(params.tag), **_resource_labels(params.resource_tags)}
-        check_labels(labels)
+        check_labels(labels, made=True)
         spec = msgspec.structs.replace(options.applied_to(VolumeSpec()), size=params.size << _MIB)
         check_spec(spec)
-        return _Asked(name, {**labels, POOL_LABEL: self._pool}, spec, options)
+        return _Asked(name, {**labels, POOL_LABEL: self._pool}, spec, options, adopt == "true")
 
     async def create_filesystems(self, params: Sequence[FilesystemParams]) -> list[CreateFilesystemsResult]:
         """Make volumes, and mount those that have an attachment."""
@@ -114,23 +120,46 @@ class LocalFilesystemSource(FilesystemSource):
 
     async def _made(self, asked: "_Asked", source: Source | None) -> Volume:
         """The volume that is asked for; where it is there already, it grows if it has to."""
-        locator = VolumeLocator(name=asked.name, volume_labels=asked.labels)
-        try:
-            return await self._driver.resolve(await self._driver.create(locator, source, asked.spec, exist_ok=False))
-        except AlreadyExists:
-            volume = await self._driver.store.named(asked.name)
-            if volume is None:
-                # There is no record of it.
-                raise
-        labels = volume.locator.volume_labels
-        if any(labels.get(key) != asked.labels[key] for key in (TAG_LABEL, POOL_LABEL)):
+        volume = await self._existing(asked)
+        if volume is None:
+            locator = VolumeLocator(name=asked.name, volume_labels=asked.labels)
+            try:
+                made = await self._driver.create(locator, source, asked.spec, exist_ok=False)
+                return await self._driver.resolve(made)
+            except AlreadyExists:
+                # Somebody else may be making the same.
+                volume = await self._existing(asked) or await self._adopted(asked)
+        asked.check(volume, source)
+        await self._driver.grow(volume.id, asked.spec.size)
+        return await self._driver.resolve(volume.id)
+
+    async def _existing(self, asked: "_Asked") -> Volume | None:
+        """The volume that has the tag, whatever it is called by now. Raises AlreadyExists where it is not here."""
+        tag = asked.labels[TAG_LABEL]
+        found = await self._driver.enumerate(None, {TAG_LABEL: tag})
+        volumes = [volume for volume in found if volume.state not in LEFTOVER]
+        if len(volumes) > 1:
+            names = ", ".join(sorted(quoted(volume.locator.name) for volume in volumes))
+            raise AlreadyExists(f"{tag} is several volumes: {names}")
+        for volume in volumes:
+            if pool_of(volume) != self._pool:
+                raise AlreadyExists(f"{tag} is volume {quoted(volume.locator.name)} of pool {quoted(pool_of(volume))}")
+            return volume
+        return None
+
+    async def _adopted(self, asked: "_Asked") -> Volume:
+        """The volume that has the name, and is nobody's. Raises the AlreadyExists that is being handled."""
+        volume = await self._driver.store.named(asked.name)
+        if volume is None:
+            # There is no record of it.
+            raise
+        owner = volume.locator.volume_labels.get(TAG_LABEL)
+        if pool_of(volume) != self._pool or not (owner == _IMPORTED or (asked.adopt and owner is None)):
+            whose = "nobody's" if owner is None else owner
             raise AlreadyExists(
-                f"volume {quoted(asked.name)} exists already, and is not {asked.labels[TAG_LABEL]} of this pool"
+                f"volume {quoted(asked.name)} of pool {quoted(pool_of(volume))} exists already, and is {whose}"
             )
-        if source and volume.source != source:
-            raise AlreadyExists(f"volume {quoted(asked.name)} exists already, and was not made from that")
-        if volume.spec.size and volume.spec.size < asked.spec.size:
-            await self._driver.set(volume.id, None, SpecUpdate(size=asked.spec.size))
+        await self._label(volume, {key: asked.labels[key] for key in asked.labels if key.startswith(STORAGE_LABELS)})
         return await self._driver.resolve(volume.id)
 
     async def destroy_filesystems(self, filesystem_ids: Sequence[str]) -> list[FusevolError | None]:
@@ -148,9 +177,7 @@ class LocalFilesystemSource(FilesystemSource):
         """Take the labels off that say whose volumes are. One that is mounted is VolumeAttached."""
 
         async def release(volume: Volume) -> None:
-            if volume.attached_on:
-                raise VolumeAttached(f"cannot release filesystem {quoted(volume.id)}: attachments still active")
-            await self._label(volume, {})
+            await self._label(volume, {}, f"cannot release filesystem {quoted(volume.id)}: attachments still active")
 
         return [await self._with(filesystem_id, release, missing_ok=False) for filesystem_id in filesystem_ids]
 
@@ -172,16 +199,16 @@ class LocalFilesystemSource(FilesystemSource):
             raise InvalidArgument(f"{params.filesystem}: filesystem mountpoint not specified")
         path = absolute(params.path)
         if path not in volume.attach_path:
+            if volume.attached_on:
+                raise VolumeAttached(f"filesystem {volume.id} is attached to {volume.attach_path[0]} already")
+            self._driver.mounting.refuse_own_place(path)
+            await take_away(path)
             await trio.to_thread.run_sync(_make_mountpoint, path)
-        # Where it is mounted already, that says whether it is read-only.
-        if not volume.attached_on:
-            options = {"ro": ""} if params.read_only else None
-            volume = await self._driver.mounting.mount(volume.id, path, options, again=True)
-        elif params.read_only != _is_read_only(volume):
+        volume = await self._driver.mounting.mount(volume.id, path, {"ro": ""} if params.read_only else None)
+        # Somebody else may have been faster, or it was there; by itself it is read-only where its spec says so.
+        if _is_read_only(volume) != (params.read_only or "ro" in volume.spec.mount_options):
             how = "read-only" if _is_read_only(volume) else "for writing"
-            raise VolumeAttached(f"filesystem {volume.id} is attached {how} already, to {volume.attached_on}")
-        else:
-            await self._driver.mount(volume.id, path)
+            raise VolumeAttached(f"filesystem {volume.id} is attached to {path} already, {how}")
         return FilesystemAttachment(
             filesystem=params.filesystem, machine=params.machine, path=path, read_only=_is_read_only(volume)
         )
@@ -210,34 +237,40 @@ class LocalFilesystemSource(FilesystemSource):
     async def import_filesystem(self, filesystem_id: str, resource_tags: Mapping[str, str]) -> FilesystemInfo:
         """Take a volume of the pool, by its id or name, for one's own (FilesystemImporter of the seed).
 
-        One that is in the pool and has no record here gets one. Raises VolumeNotFound, VolumeAttached,
-        InvalidArgument for a snapshot, for one of another pool, and for tags that cannot be labels, and as
-        `Importing.import_volume` does.
+        One that is in the pool and has no record here gets one. Raises VolumeNotFound, VolumeAttached, AlreadyExists
+        for one that has a tag here, InvalidArgument for a snapshot, for one of another pool, and for tags that cannot
+        be labels, and as `Importing.import_volume` does.
         """
         labels = {TAG_LABEL: _IMPORTED, **_resource_labels(resource_tags)}
-        check_labels(labels)
+        check_labels(labels, made=True)
         volume = await self._found(filesystem_id)
-        if volume.is_snapshot or pool_of(volume) != self._pool:
-            raise InvalidArgument(f"{quoted(filesystem_id)} is not a volume of pool {quoted(self._pool)}")
-        if volume.attached_on:
-            raise VolumeAttached('cannot import volume with status "in-use"')
-        await self._label(volume, labels)
+        await self._label(volume, labels, 'cannot import volume with status "in-use"')
         return _info(volume)
 
     async def _found(self, filesystem_id: str) -> Volume:
         importing = self._driver.importing
         for volume in await self._driver.inspect([filesystem_id]):
+            self._refuse_others(volume)
+            if (owner := volume.locator.volume_labels.get(TAG_LABEL, _IMPORTED)) != _IMPORTED:
+                raise AlreadyExists(f"volume {quoted(volume.locator.name)} is {owner} already", hint="release it first")
             return volume
         for item in await importing.found(self._pool):
             if filesystem_id in (item.id, item.name):
                 return await importing.import_volume(item)
         raise VolumeNotFound(f"{filesystem_id} not found")
 
-    async def _label(self, volume: Volume, labels: Mapping[str, str]) -> None:
-        """Have those labels say whose a volume is, and no others."""
-        old = [key for key in volume.locator.volume_labels if key == TAG_LABEL or key.startswith(RESOURCE_LABELS)]
-        update = LocatorUpdate(volume_labels={**dict.fromkeys(old, ""), **labels})
-        await self._driver.set(volume.id, update, None)
+    async def _label(self, volume: Volume, labels: Mapping[str, str], in_use: str = "") -> None:
+        """Have those labels say whose a volume is, and no others. in_use: what is wrong where it is mounted."""
+        context = self._driver.context
+        async with context.hold(volume.id) as held:
+            if in_use and held.attached_on:
+                raise VolumeAttached(in_use)
+            others = {
+                key: text for key, text in held.locator.volume_labels.items() if not key.startswith(STORAGE_LABELS)
+            }
+            locator = msgspec.structs.replace(held.locator, volume_labels={**others, **labels})
+            after = await context.change(held.id, lambda now: msgspec.structs.replace(now, locator=locator))
+            await context.describe(after, held)
 
     async def _owned(self, filesystem_id: str) -> Volume:
         """A filesystem of this source, as far as its record is true. Raises VolumeNotFound, InvalidArgument."""
@@ -245,9 +278,14 @@ class LocalFilesystemSource(FilesystemSource):
             volume = believed(await self._driver.store.get_vol(filesystem_id))
         except VolumeNotFound as error:
             raise VolumeNotFound(f"{filesystem_id} not found") from error
-        if volume.is_snapshot or pool_of(volume) != self._pool or TAG_LABEL not in volume.locator.volume_labels:
-            raise InvalidArgument(f"{quoted(filesystem_id)} is not a filesystem of this pool", hint="import it first")
+        self._refuse_others(volume)
+        if TAG_LABEL not in volume.locator.volume_labels:
+            raise InvalidArgument(f"{quoted(filesystem_id)} is nobody's, or was released", hint="import it first")
         return volume
+
+    def _refuse_others(self, volume: Volume) -> None:
+        if volume.is_snapshot or pool_of(volume) != self._pool:
+            raise InvalidArgument(f"{quoted(volume.id)} is not a volume of pool {quoted(self._pool)}")
 
     async def _with(self, filesystem_id: str, act: _Action, *, missing_ok: bool = True) -> FusevolError | None:
         """Do something with a filesystem of this source; return what was wrong."""
@@ -261,12 +299,23 @@ class LocalFilesystemSource(FilesystemSource):
 
 
 class _Asked(NamedTuple):
-    """What a volume is to be like that is asked for: its name, labels and spec, and what it is made from."""
+    """What a volume is to be like that is asked for. adopt: one of that name that is nobody's will do."""
 
     name: str
     labels: dict[str, str]
     spec: VolumeSpec
     options: CreateOptions
+    adopt: bool
+
+    def check(self, volume: Volume, source: Source | None) -> None:
+        """Raise AlreadyExists for one that is there, and not like that in all that was said."""
+        name = quoted(volume.locator.name)
+        if source and volume.source != source:
+            raise AlreadyExists(f"volume {name} exists already, and was not made from that")
+        if self.labels.items() - volume.locator.volume_labels.items():
+            raise AlreadyExists(f"volume {name} exists already, with other labels or resource tags")
+        if self.options.applied_to(volume.spec) != volume.spec:
+            raise AlreadyExists(f"volume {name} exists already, with other attributes")
 
 
 def _info(volume: Volume) -> FilesystemInfo:
@@ -278,6 +327,9 @@ def _is_read_only(volume: Volume) -> bool:
 
 
 def _resource_labels(tags: Mapping[str, str]) -> dict[str, str]:
+    for key, value in tags.items():
+        if not isinstance(value, str):
+            raise InvalidArgument(f"resource tag {quoted(key)}: expected a text, got {value!r}")
     return {RESOURCE_LABELS + key: value for key, value in tags.items()}
 
 

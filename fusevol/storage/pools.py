@@ -1,10 +1,8 @@
 """Making and removing the pools of a state directory, which are in its config.toml."""
 
 import os
-import tomllib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import trio
 
@@ -12,10 +10,11 @@ from fusevol.api import check_name
 from fusevol.backends import open_backend
 from fusevol.driver import LocalDriver
 from fusevol.driver.context import pool_of
-from fusevol.errors import AlreadyExists, BackendError, FusevolError, InvalidArgument, NotSupported, VolumeBusy
+from fusevol.errors import AlreadyExists, BackendError, FusevolError, InvalidArgument, VolumeBusy
 from fusevol.home import DEFAULT_POOL, Pool
 from fusevol.storage.config import Attrs, Config
 from fusevol.storage.names import ProviderType, is_valid_pool_name, quoted
+from fusevol.storage.pooltext import with_other_pool, with_pool, without_pool
 from fusevol.storage.provider import ProviderRegistry
 
 __all__ = ["PoolManager"]
@@ -23,12 +22,9 @@ __all__ = ["PoolManager"]
 #: Seconds that whoever keeps a new pool's data has to answer.
 _PATIENCE: Final = 60.0
 
-#: The tables of a TOML document: as dictionaries, or as what tomlkit makes of them, which behaves so.
-_Tables: TypeAlias = Any
-
 
 class PoolManager:
-    """Pools by name, as Juju's pool manager has them. Who has read the configuration before goes on with that."""
+    """Pools by name, as Juju's pool manager has them."""
 
     def __init__(self, driver: LocalDriver, registry: ProviderRegistry) -> None:
         self._driver = driver
@@ -45,7 +41,7 @@ class PoolManager:
         for pool in self.list():
             if pool.name == name:
                 return pool
-        raise _not_found(name)
+        raise InvalidArgument(f"pool {quoted(name)} not found", hint="to see those there are: fusevol pool ls")
 
     async def create(self, name: str, provider_type: ProviderType, attrs: Attrs) -> Config:
         """Make a pool. Whoever is to keep its data is asked for what is there.
@@ -55,16 +51,9 @@ class PoolManager:
         """
         config = self._checked(name, provider_type, attrs)
         if name in self._home.config.pools:
-            raise _exists(name)
+            raise AlreadyExists(f"pool {quoted(name)} already exists")
         await self._ask(config)
-
-        def add(tables: _Tables) -> None:
-            # Unless somebody else was faster.
-            if name in tables.get("pools", {}):
-                raise _exists(name)
-            _put(tables, config)
-
-        await self._change(add)
+        await trio.to_thread.run_sync(self._home.change_config, lambda text: with_pool(text, config))
         return config
 
     async def replace(self, name: str, provider_type: ProviderType, attrs: Attrs) -> Config:
@@ -76,22 +65,16 @@ class PoolManager:
         config = self._checked(name, provider_type or before.provider, attrs)
         await self._refuse_if_used(name, "changed")
         await self._ask(config)
-        await self._change(lambda tables: _put(tables, config))
+        await trio.to_thread.run_sync(self._home.change_config, lambda text: with_other_pool(text, config))
         return config
 
     async def delete(self, name: str) -> None:
         """Forget a pool; what may still be there stays. Raises VolumeBusy where it has volumes, InvalidArgument."""
         self.get(name)
-        await self._refuse_if_used(name, "removed")
-
-        def remove(tables: _Tables) -> None:
-            if name not in tables.get("pools", {}):
-                raise _not_found(name)
-            del tables["pools"][name]
-
         if name == DEFAULT_POOL:
             raise InvalidArgument(f"pool {quoted(name)} is always there")
-        await self._change(remove)
+        await self._refuse_if_used(name, "removed")
+        await trio.to_thread.run_sync(self._home.change_config, lambda text: without_pool(text, name))
 
     def _checked(self, name: str, provider_type: ProviderType, attrs: Attrs) -> Config:
         if not name:
@@ -114,22 +97,44 @@ class PoolManager:
 
     async def _ask(self, config: Config) -> None:
         """Raise what keeps volumes from being made there."""
-        place = _pool_of(config).directory
-        for pool in self._home.config.pools.values():
-            if place and pool.name != config.name and pool.directory and _same(place, pool.directory):
-                raise InvalidArgument(f'"{place}" is the directory of pool {quoted(pool.name)} already')
-        backend = open_backend(config.provider, **_pool_of(config).attributes)
+        attributes = {key: value for key, value in config.attrs.items() if key != "cache_size"}
+        pool = Pool(config.name, config.provider, attributes)
+        if pool.directory:
+            self._refuse_place(pool.name, pool.directory)
+        for other in self._home.config.pools.values():
+            if other.name != pool.name and other.attributes == pool.attributes:
+                raise InvalidArgument(f"pool {quoted(other.name)} is there already")
         try:
-            with trio.fail_after(_PATIENCE):
-                await backend.list()
-        except FusevolError as error:
-            error.args = (f"pool {quoted(config.name)}: {error}",)
-            raise
+            backend = open_backend(pool.backend, **pool.attributes)
+            try:
+                with trio.fail_after(_PATIENCE):
+                    await backend.list()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await backend.aclose()
         except trio.TooSlowError:
-            raise BackendError(f"pool {quoted(config.name)} has not answered for {_PATIENCE:g} seconds") from None
-        finally:
-            with trio.CancelScope(shield=True):
-                await backend.aclose()
+            raise BackendError(f"pool {quoted(pool.name)} has not answered for {_PATIENCE:g} seconds") from None
+        except FusevolError as error:
+            error.args = (f"pool {quoted(pool.name)}: {error}",)
+            raise
+
+    def _refuse_place(self, name: str, directory: Path) -> None:
+        """Raise InvalidArgument for a directory that somebody else has for something."""
+        home = self._home
+        theirs = {home.path / "log": "that of logs", home.cache: "that of caches"}
+        theirs |= {
+            pool.directory: f"that of pool {quoted(pool.name)}"
+            for pool in home.config.pools.values()
+            if pool.directory and pool.name != name
+        }
+        place = os.path.realpath(directory)
+        for other, what in theirs.items():
+            own = os.path.realpath(other)
+            if os.path.commonpath([own, place]) in (own, place):
+                where = "is" if own == place else "is in" if place.startswith(own) else "contains"
+                raise InvalidArgument(f'directory "{directory}" {where} {what}, "{other}"')
+        if os.path.commonpath([os.path.realpath(home.path), place]) == place:
+            raise InvalidArgument(f'directory "{directory}" is, or contains, the state directory')
 
     async def _refuse_if_used(self, name: str, what: str) -> None:
         volumes = [volume for volume, _ in await self._driver.store.volumes() if pool_of(volume) == name]
@@ -138,57 +143,3 @@ class PoolManager:
                 f"pool {quoted(name)} has {len(volumes)} volumes, and cannot be {what}",
                 hint="to move one: fusevol copy, in docs/operating.md",
             )
-
-    async def _change(self, edit: Callable[[_Tables], None]) -> None:
-        """Change the tables of the configuration, and nothing else of it."""
-        import tomlkit
-
-        def change(text: str) -> str:
-            document, wanted = tomlkit.parse(text), tomllib.loads(text)
-            edit(document)
-            edit(wanted)
-            changed = tomlkit.dumps(document)
-            # There are ways to write tables which tomlkit reads, and cannot add to.
-            if _tables(changed) != _without_none(wanted):
-                raise NotSupported(
-                    f"{self._home.config_path} is written in a way that it cannot be changed by a program",
-                    hint="change it with an editor",
-                )
-            return changed
-
-        await trio.to_thread.run_sync(self._home.change_config, change)
-
-
-def _tables(text: str) -> _Tables | None:
-    try:
-        return _without_none(tomllib.loads(text))
-    except tomllib.TOMLDecodeError:
-        return None
-
-
-def _without_none(tables: _Tables) -> _Tables:
-    """A table of no pools at all is as good as none."""
-    return {key: value for key, value in tables.items() if key != "pools" or value}
-
-
-def _put(tables: _Tables, config: Config) -> None:
-    if "pools" not in tables:
-        tables["pools"] = {}
-    tables["pools"][config.name] = {"backend": config.provider, **config.attrs}
-
-
-def _pool_of(config: Config) -> Pool:
-    attributes = {key: value for key, value in config.attrs.items() if key != "cache_size"}
-    return Pool(config.name, config.provider, attributes)
-
-
-def _same(one: Path, other: Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
-
-
-def _exists(name: str) -> AlreadyExists:
-    return AlreadyExists(f"pool {quoted(name)} already exists")
-
-
-def _not_found(name: str) -> InvalidArgument:
-    return InvalidArgument(f"pool {quoted(name)} not found", hint="to see those there are: fusevol pool ls")

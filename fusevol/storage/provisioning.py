@@ -10,13 +10,15 @@ from collections.abc import Mapping
 import msgspec
 
 from fusevol.api import Record
+from fusevol.driver import LocalDriver
 from fusevol.errors import FusevolError, InvalidArgument
 from fusevol.home import DEFAULT_POOL
 from fusevol.storage.directive import Directive
 from fusevol.storage.filesystems import Filesystem, FilesystemAttachmentParams, FilesystemParams
-from fusevol.storage.names import ProviderType, quoted
+from fusevol.storage.local import local_provider_registry
+from fusevol.storage.names import quoted
 from fusevol.storage.pools import PoolManager
-from fusevol.storage.provider import ProviderRegistry
+from fusevol.storage.provider import FilesystemSource
 from fusevol.storage.tags import FilesystemTag, MachineTag, StorageTag
 
 __all__ = ["Provisioned", "provision"]
@@ -30,7 +32,8 @@ _MOST = 1000
 class Provisioned(Record, frozen=True, kw_only=True):
     """A storage instance, and what became of it.
 
-    name: of its volume. filesystem: None where there is an error. path: where it is mounted, "" for nowhere.
+    name: of its volume. filesystem: None where there is none. path: where it is mounted, "" for nowhere. error: why it
+    is not there, or not mounted.
     """
 
     tag: StorageTag
@@ -42,51 +45,71 @@ class Provisioned(Record, frozen=True, kw_only=True):
 
 
 async def provision(
-    registry: ProviderRegistry,
-    pools: PoolManager,
+    driver: LocalDriver,
     directives: Mapping[str, Directive],
     *,
     directory: str = "",
     read_only: bool = False,
+    adopt: bool = False,
 ) -> list[Provisioned]:
     """Make what directives ask for, by the names of storage, and mount it below `directory`, if one is said.
 
-    Each has its own error. Raises InvalidArgument, before anything is made, for a name that storage cannot have, for a
-    pool that there is not, and for a size or count that cannot be.
+    adopt: volumes of these names that are nobody's are taken for it. Each has its own error. Raises InvalidArgument,
+    before anything is made, for a name that storage cannot have, for a pool that there is not, and for a size or count
+    that cannot be.
     """
+    registry = local_provider_registry(driver)
+    pools = PoolManager(driver, registry)
     wanted = []
     for storage, directive in directives.items():
-        config = pools.get(directive.pool or DEFAULT_POOL)
-        source = registry.storage_provider(config.provider).filesystem_source(config)
+        if not StorageTag.is_valid(f"{storage}/0"):
+            raise InvalidArgument(
+                f"storage cannot be called {quoted(storage)}",
+                hint="use small letters, digits and hyphens; a letter comes first, and one behind each hyphen",
+            )
         if directive.count > _MOST:
             raise InvalidArgument(f"storage {quoted(storage)}: {directive.count} are more than {_MOST} at once")
+        config = pools.get(directive.pool or DEFAULT_POOL)
+        source = registry.providers[config.provider].filesystem_source(config)
         for number in range(directive.count):
             tag = StorageTag(f"{storage}/{number}")
             item = Provisioned(tag=tag, name=tag.id.replace("/", "-"), pool=config.name)
-            params = _params(item, directive.size, config.provider, directory, read_only)
+            params = FilesystemParams(
+                tag=FilesystemTag(f"{tag.id}/0"),
+                size=directive.size,
+                provider=config.provider,
+                attributes={"name": item.name, "adopt": adopt},
+            )
             source.validate_filesystem_params(params)
             wanted.append((source, item, params))
-    done = []
-    for source, item, params in wanted:
-        result = (await source.create_filesystems([params]))[0]
-        path = params.attachment.path if params.attachment and not result.error else ""
-        done.append(msgspec.structs.replace(item, filesystem=result.filesystem, error=result.error, path=path))
-    return done
+    return [await _provision(driver, source, item, params, directory, read_only) for source, item, params in wanted]
 
 
-def _params(item: Provisioned, size: int, provider: ProviderType, directory: str, read_only: bool) -> FilesystemParams:
-    tag = FilesystemTag(f"{item.tag.id}/0")
+async def _provision(
+    driver: LocalDriver,
+    source: FilesystemSource,
+    item: Provisioned,
+    params: FilesystemParams,
+    directory: str,
+    read_only: bool,
+) -> Provisioned:
+    (created,) = await source.create_filesystems([params])
+    if created.filesystem is None:
+        return msgspec.structs.replace(item, error=created.error)
+    # It may have been renamed since it was made.
+    volume = await driver.resolve(created.filesystem.filesystem_id)
+    made = msgspec.structs.replace(item, name=volume.locator.name, filesystem=created.filesystem)
+    if not directory:
+        return made
     attachment = FilesystemAttachmentParams(
-        provider=provider,
+        provider=params.provider,
         machine=_MACHINE,
         read_only=read_only,
-        filesystem=tag,
-        path=os.path.abspath(os.path.join(directory, item.name)),
+        filesystem=params.tag,
+        filesystem_id=created.filesystem.filesystem_id,
+        path=os.path.join(directory, item.name),
     )
-    return FilesystemParams(
-        tag=tag,
-        size=size,
-        provider=provider,
-        attributes={"name": item.name},
-        attachment=attachment if directory else None,
-    )
+    (attached,) = await source.attach_filesystems([attachment])
+    if attached.filesystem_attachment is None:
+        return msgspec.structs.replace(made, error=attached.error)
+    return msgspec.structs.replace(made, path=attached.filesystem_attachment.path)

@@ -15,6 +15,7 @@ A test makes filesystems with the tags `filesystem-0`, `filesystem-1` and so on,
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -177,6 +178,8 @@ class FilesystemSourceContract:
         first = await attach(source, params)
         await write(tmp_path / "here" / "file", b"there")
         assert await attach(source, params) == first
+        with pytest.raises(VolumeAttached, match=re.escape(f"is attached to {params.path} already")):
+            await attach(source, attachment(config, made, tmp_path / "there"))
         with pytest.raises(VolumeAttached):
             await attach(source, msgspec.structs.replace(params, read_only=True))
         assert await read(tmp_path / "here" / "file") == b"there"

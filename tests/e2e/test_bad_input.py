@@ -38,6 +38,19 @@ def test_a_mountpoint_that_is_none_is_refused(created: Volume, bench: Bench, pla
     (created.path / "file").write_text("and it works")
 
 
+def test_a_mountpoint_that_is_a_link_is_where_it_leads(created: Volume, bench: Bench, place: Path) -> None:
+    real, link = place / "real", place / "link"
+    real.mkdir()
+    link.symlink_to("real")
+    created.fusevol("mount", created.name, link)
+    assert created.inspected()["mounted_on"] == [str(real)]
+    (link / "file").write_text("here")
+    created.fusevol("mount", created.name, link)  # it is mounted there
+    created.fusevol("umount", link)
+    assert bench.servers() == []
+    assert os.listdir(real) == []
+
+
 def test_a_second_mount_of_a_volume_and_a_second_volume_on_a_mount_are_refused(
     volume: Volume, bench: Bench, place: Path
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,9 @@ def test_a_machine_has_its_storage_again_after_each_start(machine: Volume, bench
     assert sorted(bench.servers()) == servers
     # and after one was unmounted, and the process of another has died.
     machine.fusevol("umount", paths[2])
+    for path in paths[:2]:
+        # So that the kernel does not know any more what the root of the mount is.
+        (path / "more").write_text("more")
     os.kill(servers[0], 9)
     again = provision(machine, place, *wanted)
     assert again == made
@@ -65,3 +70,13 @@ def test_a_directory_that_is_in_use_keeps_one_from_being_mounted_and_no_other(ma
     # It was made, and is there for the next time.
     (place / "srv" / "data-0" / "mine").unlink()
     assert provision(machine, place, "data=fast,2")[0]["path"] == str(place / "srv" / "data-0")
+
+
+def test_the_example_of_the_docs_does_what_it_says(bench: Bench, place: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "storage.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    code = code.replace("/mnt/shop", f"{place}/shop")
+    for _ in range(2):
+        said = bench.run(sys.executable, "-c", code, env={"FUSEVOL_HOME": str(place / "home")})
+        assert said == f"{place}/shop\n"
+    assert bench.servers() == []

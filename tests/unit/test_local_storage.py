@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import trio
 
-from fusevol.api import VolumeState
+from fusevol.api import LocatorUpdate, SpecUpdate, VolumeState
 from fusevol.driver import LocalDriver
 from fusevol.errors import AlreadyExists, InvalidArgument, NotSupported, VolumeHasSnapshots
 from fusevol.home import Home
@@ -15,13 +17,13 @@ from fusevol.storage import (
     Directive,
     LocalFilesystemSource,
     LocalProvider,
-    PoolManager,
     Scope,
     StorageKind,
     local_provider_registry,
     parse_directives_map,
     provision,
 )
+from fusevol.storage.localsource import RESOURCE_LABELS, TAG_LABEL
 from fusevol.testing.storage import create as make
 from fusevol.testing.storage import raised, wanted
 from tests.unit.copies import home_with_far
@@ -97,13 +99,13 @@ async def test_somebody_elses_volume_of_that_name_is_not_taken(
     driver: LocalDriver, source: LocalFilesystemSource
 ) -> None:
     theirs = await create(driver, "filesystem-0", size=64 << 20)
-    with pytest.raises(AlreadyExists, match='volume "filesystem-0" exists already, and is not filesystem-0 of this'):
+    with pytest.raises(AlreadyExists, match='volume "filesystem-0" of pool "default" exists already, and is nobody'):
         await make(source, wanted(FAR))
     for results in (
         await source.destroy_filesystems([theirs]),
         await source.release_filesystems([theirs]),
     ):
-        assert f'"{theirs}" is not a filesystem of this pool' in str(raised(results))
+        assert f'"{theirs}" is not a volume of pool "far"' in str(raised(results))
     assert await names(driver) == ["filesystem-0"]
 
 
@@ -113,8 +115,44 @@ async def test_a_filesystem_is_its_own_pools_alone(driver: LocalDriver, source: 
     assert isinstance(raised(await other.destroy_filesystems([made.filesystem_id])), InvalidArgument)
     with pytest.raises(InvalidArgument, match='is not a volume of pool "default"'):
         await other.import_filesystem(made.filesystem_id, {})
-    with pytest.raises(AlreadyExists):
+    with pytest.raises(AlreadyExists, match='filesystem-0 is volume "filesystem-0" of pool "far"'):
         await make(other, wanted(DEFAULT))
+
+
+async def test_a_filesystem_that_was_renamed_is_the_same_and_its_name_is_not_made_again(
+    driver: LocalDriver, source: LocalFilesystemSource
+) -> None:
+    made = await make(source, wanted(FAR))
+    await driver.set(made.filesystem_id, LocatorUpdate(name="database"), None)
+    assert await make(source, wanted(FAR)) == made
+    assert await names(driver) == ["database"]
+
+
+async def test_clones_and_copies_of_a_filesystem_are_nobodys(
+    driver: LocalDriver, source: LocalFilesystemSource
+) -> None:
+    made = await make(source, wanted(FAR))
+    clone = await create(driver, "clone", parent=made.filesystem_id)
+    copy = (await driver.copying.copy(await driver.resolve(made.filesystem_id), "copy", pool="far")).volume.id
+    for volume in (clone, copy):
+        for results in (await source.destroy_filesystems([volume]), await source.release_filesystems([volume])):
+            assert f'"{volume}" is nobody\'s, or was released' in str(raised(results))
+    assert await make(source, wanted(FAR)) == made
+
+
+async def test_two_that_make_it_at_once_make_one_of_the_larger_size(driver: LocalDriver) -> None:
+    provider = LocalProvider(driver, "file")
+    made = []
+
+    async def one(size: int) -> None:
+        made.append(await make(provider.filesystem_source(FAR), wanted(FAR, size=size)))
+
+    for _ in range(5):
+        async with trio.open_nursery() as nursery:
+            for size in (20, 40, 30):
+                nursery.start_soon(one, size)
+        assert len({found.filesystem_id for found in made}) == 1
+        assert (await make(provider.filesystem_source(FAR), wanted(FAR, size=1))).size >= 40
 
 
 async def test_one_with_snapshots_is_not_destroyed(driver: LocalDriver, source: LocalFilesystemSource) -> None:
@@ -139,12 +177,18 @@ async def test_resource_tags_come_and_go_and_other_labels_stay(
         found = (await get(driver, made)).locator.volume_labels
         return {key: value for key, value in found.items() if key != "fusevol.pool"}
 
-    mine = {"storage/tag": "filesystem-0", "storage/resource/juju-model-uuid": "m1", "storage/resource/unit": "db/0"}
+    mine = {TAG_LABEL: "filesystem-0", f"{RESOURCE_LABELS}juju-model-uuid": "m1", f"{RESOURCE_LABELS}unit": "db/0"}
     assert await labels() == {"app": "shop", **mine}
-    await source.import_filesystem(made, {"juju-model-uuid": "m2"})
-    assert await labels() == {"app": "shop", "storage/tag": "imported", "storage/resource/juju-model-uuid": "m2"}
+    with pytest.raises(AlreadyExists, match='volume "filesystem-0" is filesystem-0 already'):
+        await source.import_filesystem(made, {})
     assert await source.release_filesystems([made]) == [None]
     assert await labels() == {"app": "shop"}
+    await source.import_filesystem(made, {"juju-model-uuid": "m2"})
+    assert await labels() == {"app": "shop", TAG_LABEL: "imported", f"{RESOURCE_LABELS}juju-model-uuid": "m2"}
+    # Whoever is told to have it made has it: it was imported for that.
+    renewed = msgspec.structs.replace(params, resource_tags={"juju-model-uuid": "m3"})
+    assert (await make(source, renewed)).filesystem_id == made
+    assert await labels() == {"app": "shop", TAG_LABEL: "filesystem-0", f"{RESOURCE_LABELS}juju-model-uuid": "m3"}
 
 
 async def test_a_volume_without_a_record_is_imported_by_name(
@@ -191,7 +235,33 @@ async def test_it_can_be_a_clone(driver: LocalDriver, source: LocalFilesystemSou
         await make(source, msgspec.structs.replace(params, attributes={"from": "filesystem-0@after"}))
 
 
-@pytest.mark.parametrize("attributes", [{"size": "1G"}, {"pool": "default"}, {"name": "a/b"}, {"name": ""}])
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"attributes": {"sticky": True}}, "with other attributes"),
+        ({"attributes": {"group": "shop"}}, "with other attributes"),
+        ({"attributes": {"labels": "app=shop"}}, "with other labels or resource tags"),
+        ({"resource_tags": {"model": "one"}}, "with other labels or resource tags"),
+    ],
+)
+async def test_what_it_is_not_like_is_not_ignored_when_it_is_there(
+    source: LocalFilesystemSource, changes: dict[str, Any], error: str
+) -> None:
+    await make(source, wanted(FAR))
+    with pytest.raises(AlreadyExists, match=error):
+        await make(source, msgspec.structs.replace(wanted(FAR), **changes))
+
+
+async def test_what_was_set_since_then_stays(driver: LocalDriver, source: LocalFilesystemSource) -> None:
+    made = await make(source, wanted(FAR))
+    await driver.set(made.filesystem_id, None, SpecUpdate(snapshot_interval=15))
+    assert await make(source, wanted(FAR)) == made
+    assert (await get(driver, made.filesystem_id)).spec.snapshot_interval == 15
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"adopt": 1}, {"size": "1G"}, {"pool": "default"}, {"name": "a/b"}, {"name": ""}]
+)
 async def test_what_the_parameters_say_is_no_attribute(
     source: LocalFilesystemSource, attributes: dict[str, object]
 ) -> None:
@@ -202,10 +272,9 @@ async def test_what_the_parameters_say_is_no_attribute(
 # -- directives -----------------------------------------------------------------------------------
 
 
-async def provisioned(driver: LocalDriver, *args: str) -> list[tuple[str, str, int | None, str]]:
+async def provisioned(driver: LocalDriver, *args: str, adopt: bool = False) -> list[tuple[str, str, int | None, str]]:
     """What became of each: its volume, pool, MiB, and error."""
-    registry = local_provider_registry(driver)
-    found = await provision(registry, PoolManager(driver, registry), parse_directives_map(args))
+    found = await provision(driver, parse_directives_map(args), adopt=adopt)
     return [
         (item.name, item.pool, item.filesystem.size if item.filesystem else None, str(item.error or ""))
         for item in found
@@ -228,6 +297,15 @@ async def test_asked_for_more_there_are_more_and_they_grow(driver: LocalDriver) 
     assert {volume.id for volume in await driver.enumerate()} > set(ids)
 
 
+async def test_a_volume_that_is_nobodys_is_taken_if_that_is_asked_for(driver: LocalDriver) -> None:
+    mine = await create(driver, "data-0", size=10 << 20)
+    ((_, _, _, error),) = await provisioned(driver, "data=20M")
+    assert error == 'volume "data-0" of pool "default" exists already, and is nobody\'s'
+    assert await provisioned(driver, "data=20M", adopt=True) == [("data-0", "default", 20, "")]
+    assert await provisioned(driver, "data=20M") == [("data-0", "default", 20, "")]
+    assert [volume.id for volume in await driver.enumerate()] == [mine]
+
+
 async def test_what_cannot_be_made_does_not_keep_the_others_from_it(driver: LocalDriver) -> None:
     await create(driver, "data-0")
     made = await provisioned(driver, "data=far,2")
@@ -237,7 +315,7 @@ async def test_what_cannot_be_made_does_not_keep_the_others_from_it(driver: Loca
 @pytest.mark.parametrize(
     ("args", "error"),
     [
-        (("data=1", "Logs=1"), '"Logs/0" is not a valid storage ID'),
+        (("data=1", "Logs=1"), 'storage cannot be called "Logs"'),
         (("data=1", "logs=nope"), 'pool "nope" not found'),
         (("data=1", "logs=99999999999"), 'storage "logs": 99999999999 are more than 1000 at once'),
         (("data=1", "logs=1Y"), "filesystem-logs-0-0: 1152921504606846976 MiB are more than a volume can have"),
@@ -252,5 +330,4 @@ async def test_a_mistake_is_found_before_anything_is_made(
 
 
 async def test_a_directive_made_by_hand_may_say_nothing(driver: LocalDriver) -> None:
-    registry = local_provider_registry(driver)
-    assert await provision(registry, PoolManager(driver, registry), {"data": Directive(pool="far")}) == []
+    assert await provision(driver, {"data": Directive(pool="far")}) == []

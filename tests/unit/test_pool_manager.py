@@ -90,7 +90,7 @@ async def test_what_a_pool_may_cache_is_a_part_of_it(
         local_provider_registry(driver).storage_provider("object").filesystem_source(config)
 
 
-@pytest.mark.parametrize("text", ["", "# mine\n", "[pools]\n", "pools = {}\n", "lock_timeout = 3\n"])
+@pytest.mark.parametrize("text", ["", "# mine\n", "[pools]\n", "lock_timeout = 3\r\n", "lock_timeout = 3"])
 async def test_the_first_pool_is_the_last_one_as_well(tmp_path: Path, text: str) -> None:
     home = Home(tmp_path / "home")
     home.path.mkdir()
@@ -130,10 +130,24 @@ async def test_a_link_stays_one(home: Home, pools: PoolManager, tmp_path: Path) 
         ("new", "memory", {}, DriverNotFound, 'storage provider "memory" not found'),
         ("new", "file", {}, InvalidArgument, "validating storage provider config: .*'path'"),
         ("new", "file", {"path": "/x", "pth": 1}, InvalidArgument, "validating storage provider config: .*'pth'"),
-        ("new", "file", {"path": "x"}, InvalidArgument, "as it would be, line .*: it must be an absolute path"),
-        ("new", "file", {"path": "/x", "cache_size": "1X"}, InvalidArgument, "'1X' is not a size"),
-        ("new", "file", {"path": "/srv/old/"}, InvalidArgument, 'is the directory of pool "old" already'),
-        ("new", "object", {"url": "what://x"}, InvalidArgument, "validating storage provider config"),
+        ("new", "file", {"path": "x"}, InvalidArgument, "'path': it must be an absolute path"),
+        ("new", "file", {"path": 12}, InvalidArgument, "'path': it must be an absolute path"),
+        ("new", "file", {"path": "/x\n"}, InvalidArgument, "'path': it must be a printable text"),
+        ("new", "file", {"path": "/\udcff"}, InvalidArgument, "'path': it must be a printable text"),
+        ("new", "file", {"path": {"x": 1}}, InvalidArgument, "'path': it must be an absolute path"),
+        ("new", "file", {"path": "/x", "cache_size": "1X"}, InvalidArgument, "'cache_size': '1X' is not a size"),
+        ("new", "file", {"path": "/x", "name": "x"}, InvalidArgument, "has no parameter 'name'"),
+        ("new", "file", {"path": "/srv/old/"}, InvalidArgument, '"/srv/old" is that of pool "old"'),
+        ("new", "file", {"path": "/srv"}, InvalidArgument, '"/srv" contains that of pool "old"'),
+        ("new", "file", {"path": "/srv/old/a"}, InvalidArgument, '"/srv/old/a" is in that of pool "old"'),
+        ("new", "object", {"url": "file:///srv/%6fld"}, InvalidArgument, '"/srv/old" is that of pool "old"'),
+        ("new", "object", {"url": "file://localhost/srv"}, InvalidArgument, '"/srv" contains that of pool "old"'),
+        ("new", "file", {"path": "HOME"}, InvalidArgument, "contains that of"),
+        ("new", "file", {"path": "HOME/volumes/x"}, InvalidArgument, 'is in that of pool "default"'),
+        ("new", "file", {"path": "HOME/cache"}, InvalidArgument, "is that of caches"),
+        ("new", "object", {"url": "what://x"}, InvalidArgument, 'pool "new": no store can be opened at what://x'),
+        ("new", "object", {"url": 12}, InvalidArgument, "'url': it must be a text"),
+        ("new", "object", {"url": "s3://b", "config": {"n": float("nan")}}, InvalidArgument, "'config': it must be"),
         ("old", "file", {"path": "/x"}, AlreadyExists, 'pool "old" already exists'),
         ("default", "file", {"path": "/x"}, AlreadyExists, 'pool "default" already exists'),
     ],
@@ -147,6 +161,8 @@ async def test_what_will_not_do_is_refused_and_changes_nothing(
     kind: type[FusevolError],
     error: str,
 ) -> None:
+    if str(attributes.get("path")).startswith("HOME"):
+        attributes = {"path": str(attributes["path"]).replace("HOME", str(home.path))}
     with pytest.raises(kind, match=error):
         await pools.create(name, provider, attributes)
     assert home.config_path.read_text() == CONFIG
@@ -198,13 +214,39 @@ async def test_the_default_pool_can_be_elsewhere_and_is_always_there(
 async def test_a_file_that_a_program_cannot_change_is_left_alone(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     home.path.mkdir()
-    text = 'pools.old.backend = "file"\npools.old.path = "/srv/old"\n'
+    text = 'pools = {old = {backend = "file", path = "/srv/old"}}\n'
     home.config_path.write_text(text)
     async with LocalDriver(home) as driver:
         pools = PoolManager(driver, local_provider_registry(driver))
         with pytest.raises(NotSupported, match="cannot be changed by a program"):
             await pools.create("fast", "file", {"path": str(tmp_path / "fast")})
+        with pytest.raises(NotSupported, match="cannot be changed by a program"):
+            await pools.delete("old")
     assert home.config_path.read_text() == text
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+async def test_comments_and_line_ends_are_kept(tmp_path: Path, newline: str) -> None:
+    home = Home(tmp_path / "home")
+    home.path.mkdir()
+    before = ["# what", "[pools.a]  # first", 'backend = "file"', 'path = "/a"', ""]
+    gone = ['[ "pools" . b ]', 'backend = "object"', 'url = "file:///b"', "[pools.b.config]", 'x = "[pools.c]"']
+    after = ["", "# not that one:", "# [pools.d]", "[pools.c]", 'backend = "file"', 'path = "/c"', "# the end"]
+    home.config_path.write_bytes(newline.join([*before, *gone, *after]).encode())
+    async with LocalDriver(home) as driver:
+        await PoolManager(driver, local_provider_registry(driver)).delete("b")
+    assert home.config_path.read_bytes() == newline.join([*before, *after]).encode()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+async def test_only_a_file_is_replaced(home: Home, pools: PoolManager, tmp_path: Path) -> None:
+    home.config_path.unlink()
+    device = tmp_path / "null"
+    os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    home.config_path.symlink_to(device)
+    with pytest.raises(BackendError, match=r"config\.toml is no file"):
+        await pools.create("fast", "file", {"path": str(tmp_path / "fast")})
+    assert stat.S_ISCHR(device.stat().st_mode)
 
 
 async def test_a_file_that_cannot_be_written_is_an_error(pools: PoolManager, home: Home, tmp_path: Path) -> None:
