@@ -307,6 +307,10 @@ def open_client(url: str, options: dict[Kind, dict[str, Any] | None]) -> Client:
         given["retry_config"] = given["retry_config"] | timeout
     if url.startswith("file:"):
         given["mkdir"] = True
+    endpoint = str(given.get("config", {}).get("endpoint", "https:"))
+    if not endpoint.startswith(("http:", "https:")):
+        # obstore would panic at the first request.
+        raise InvalidArgument(f"no store can be opened at {url}: its endpoint {endpoint!r} is no http or https URL")
     try:
         store = obstore.store.from_url(url, **given)
     except BaseException as error:

@@ -62,10 +62,17 @@ class Pool(NamedTuple):
     @property
     def directory(self) -> Path | None:
         """The directory of this host where its data is; None where it is elsewhere, as far as its parameters say."""
-        url = urlsplit(str(self.attributes.get("url", "")))
-        local = unquote(url.path) if url.scheme == "file" and url.netloc in ("", "localhost") else ""
-        place = self.attributes.get("path") or local
-        return Path(place) if isinstance(place, str) and os.path.isabs(place) else None
+        place = self.attributes.get("path") or _local_path(str(self.attributes.get("url", "")))
+        return Path(place) if isinstance(place, str) and os.path.isabs(place) and "\0" not in place else None
+
+
+def _local_path(url: str) -> str:
+    """The path of a file:// URL; "" for any other text."""
+    try:
+        found = urlsplit(url)
+    except ValueError:
+        return ""
+    return unquote(found.path) if found.scheme == "file" and found.netloc in ("", "localhost") else ""
 
 
 class Config(NamedTuple):
@@ -103,19 +110,19 @@ class Home:
 
     @property
     def config(self) -> Config:
-        """The configuration as it is now, so that a daemon knows a new pool.
+        """The configuration as it was when it was first asked for, and the pools that were described since then.
 
-        Raises InvalidArgument for a mistake in it, BackendError where it cannot be read; not, however, for a mistake
-        that somebody makes while this is in use, which goes on with what there was.
+        Whatever somebody does to the file, with an editor or by mistake, what is known goes on as it is. Raises
+        InvalidArgument for a mistake in it, BackendError where it cannot be read, the first time.
         """
         stamp = self._stamp_of_file()
-        if self._config is None or stamp != self._stamp:
-            try:
-                self._config = self._parsed(self._text(), str(self.config_path))
-            except FusevolError:
-                if self._config is None:
-                    raise
-            self._stamp = stamp
+        if self._config is None:
+            self._config = self._parsed(self._text(), str(self.config_path))
+        elif stamp != self._stamp:
+            with suppress(FusevolError):
+                now = self._parsed(self._text(), str(self.config_path))
+                self._config = self._config._replace(pools={**now.pools, **self._config.pools})
+        self._stamp = stamp
         return self._config
 
     def _stamp_of_file(self) -> tuple[int, ...]:
@@ -141,12 +148,14 @@ class Home:
             if real.exists() and not real.is_file():
                 raise BackendError(f"{self.config_path} is no file")
             with _locked(self.path):
-                text = change(self._text())
+                text = self._text()
+                self._parsed(text, str(self.config_path))
+                text = change(text)
                 config = self._parsed(text, f"{self.config_path}, as it would be")
                 _replace(real, text)
+                self._config, self._stamp = config, self._stamp_of_file()
         except OSError as error:
             raise BackendError(f"{self.config_path} cannot be written: {error.strerror}") from error
-        self._config, self._stamp = config, self._stamp_of_file()
 
     def _text(self) -> str:
         try:

@@ -1,5 +1,6 @@
 """fusevol pool ls, add and rm."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -160,4 +161,5 @@ def _value(text: str) -> object:
         return text
     value = found.pop("value")
     # It may have gone on behind its line; and what is no number in JSON is meant to be a text.
-    return value if not found and isinstance(value, str | int) else text
+    number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return value if not found and (number or isinstance(value, str)) else text

@@ -31,7 +31,17 @@ if TYPE_CHECKING:
     from fusevol.backends.base import Backend
     from fusevol.log import Claim, LogVolume, Manifest
 
-__all__ = ["LEFTOVER", "POOL_LABEL", "RESERVED_LABELS", "STORAGE_LABELS", "Context", "data_missing", "named", "pool_of"]
+__all__ = [
+    "LEFTOVER",
+    "POOL_LABEL",
+    "RESERVED_LABELS",
+    "STORAGE_LABELS",
+    "TAG_LABEL",
+    "Context",
+    "data_missing",
+    "named",
+    "pool_of",
+]
 
 T = TypeVar("T")
 
@@ -41,6 +51,8 @@ RESERVED_LABELS = "fusevol."
 POOL_LABEL = "fusevol.pool"
 #: What the labels begin with that say whose storage a volume is.
 STORAGE_LABELS = "fusevol.storage."
+#: The one of them with what its owner calls it.
+TAG_LABEL = f"{STORAGE_LABELS}tag"
 
 _ATTEMPTS = 5
 _PAUSE = 0.02
@@ -82,6 +94,11 @@ class Context:
                 error.args = (f'pool "{pool_name}": {error}',)
                 raise
         return self._backends[pool_name]
+
+    async def drop_pool(self, pool_name: str) -> None:
+        """Forget how a pool was, which nobody uses, and is another one now."""
+        if backend := self._backends.pop(pool_name, None):
+            await backend.aclose()
 
     def _open_pool(self, pool: Pool) -> "Backend":
         from fusevol.backends import open_backend

@@ -16,8 +16,8 @@ import trio
 from fusevol.api import Volume, VolumeLocator, check_name, from_json
 from fusevol.driver.about import lasting
 from fusevol.driver.claims import Held, held
-from fusevol.driver.context import LEFTOVER, Context, pool_of
-from fusevol.driver.records import available, in_pool, unfinished
+from fusevol.driver.context import LEFTOVER, STORAGE_LABELS, TAG_LABEL, Context, pool_of
+from fusevol.driver.records import available, in_pool, unfinished, without_labels
 from fusevol.driver.snapshots import Snapshots
 from fusevol.errors import (
     AlreadyExists,
@@ -182,6 +182,11 @@ class Importing:
             found.name or found.id, force=force or not found.held.here, how=f"fusevol import --force {found.id}"
         )
         record = _record(found, name)
+        if (tag := record.locator.volume_labels.get(TAG_LABEL)) and await self._context.store.enumerate(
+            None, {TAG_LABEL: tag}
+        ):
+            # That of another state directory, which calls its own as this one does.
+            record = without_labels(record, STORAGE_LABELS)
         async with self._context.lock(record):
             if known := await self._context.store.inspect([found.id]):
                 raise AlreadyExists(f'volume "{found.id}" has a record already, as "{known[0].locator.name}"')

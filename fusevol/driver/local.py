@@ -34,10 +34,10 @@ from fusevol.driver.control import Control
 from fusevol.driver.copying import Copying
 from fusevol.driver.deleting import Deleting
 from fusevol.driver.importing import Importing
-from fusevol.driver.mounting import Mounting, absolute
+from fusevol.driver.mounting import Mounting, resolved
 from fusevol.driver.rawbytes import RawBytes
 from fusevol.driver.reconciliation import Reconciled, reconcile
-from fusevol.driver.records import as_before, available, in_pool, inherited
+from fusevol.driver.records import as_before, available, in_pool, inherited, with_labels
 from fusevol.driver.snapshots import Snapshots
 from fusevol.driver.specs import check_labels, check_spec, followed
 from fusevol.driver.statistics import Statistics
@@ -136,12 +136,19 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
     # -- creating ---------------------------------------------------------------------------------
 
     async def create(
-        self, locator: VolumeLocator, source: Source | None, spec: VolumeSpec, *, exist_ok: bool = True
+        self,
+        locator: VolumeLocator,
+        source: Source | None,
+        spec: VolumeSpec,
+        *,
+        exist_ok: bool = True,
+        storage: Mapping[str, str] | None = None,
     ) -> str:
         """Make a volume and return its id, as `ProtoDriver.create` says. Its filesystem is made by the first mount.
 
         The label `fusevol.pool` chooses the pool; a clone is in its parent's. Without a size, a clone has its
-        parent's. exist_ok: a volume of that name, size and parent that is there already is the one asked for.
+        parent's. exist_ok: a volume of that name, size and parent that is there already is the one asked for. storage:
+        labels that say whose storage it is, which are not for users to set.
         Raises AlreadyExists and CorruptData as `Importing.check_pool` does, besides what ProtoDriver says.
         """
         check_name(locator.name, "volume")
@@ -159,6 +166,7 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
         )
         parent = await self._parent_of(record)
         record = inherited(record, parent) if parent else in_pool(record, pool_of(record))
+        record = with_labels(record, storage or {})
         if not self.context.backend_of(record).traits.durable:
             raise NotSupported(
                 f'pool "{pool_of(record)}" keeps nothing once this process ends', hint="choose another with --pool"
@@ -319,7 +327,7 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
 
     async def unmount(self, volume_id: str, mount_path: str) -> None:
         """Unmount a volume from a path, as `ProtoDriver.unmount` says."""
-        await self.mounting.unmount(volume_id, absolute(mount_path))
+        await self.mounting.unmount(volume_id, await resolved(mount_path))
 
     # -- snapshots --------------------------------------------------------------------------------
 

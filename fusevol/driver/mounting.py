@@ -24,7 +24,7 @@ from fusevol.store.processes import Life, Process
 if TYPE_CHECKING:
     from fusevol.mount.process import Entry
 
-__all__ = ["Mounting"]
+__all__ = ["Mounting", "absolute", "resolved"]
 
 #: Seconds that an unmounted volume may take to make its last writes durable.
 _PATIENCE = 600.0
@@ -60,8 +60,8 @@ class Mounting:
         """
         from fusevol.driver.server import serve_mount
 
-        path = absolute(path)
-        self.refuse_own_place(path)
+        path = await resolved(path)
+        await trio.to_thread.run_sync(self.refuse_own_place, path)
         record = await self._context.store.get_vol(volume_id)
         if record.is_snapshot:
             return await self._mount_snapshot(record, path, options, force=force)
@@ -221,7 +221,7 @@ class Mounting:
 
     async def mounted_at(self, path: str) -> str:
         """The id of the volume mounted on a path, or "" if there is none."""
-        path = absolute(path)
+        path = await resolved(path)
         if not is_ours(mount_at(path)):
             return ""
         for volume in await self._context.store.in_state(VolumeState.ATTACHED, VolumeState.DETACHING):
@@ -253,7 +253,7 @@ class Mounting:
         async with self._context.hold(volume_id) as volume:
             # Those of containers are in a directory of the volume's own.
             others = [place for place in volume.attach_path if os.path.basename(place) != volume_id]
-            where = absolute(path) if path else next(iter(others or volume.attach_path), "")
+            where = await resolved(path) if path else next(iter(others or volume.attach_path), "")
             if not volume.attached_on or not where:
                 raise VolumeDetached(f'volume "{name}" is not mounted')
             if where not in volume.attach_path:
@@ -283,7 +283,7 @@ class Mounting:
                 f'snapshot "{name}" is mounted on {len(found)} paths: {", ".join(sorted(found))}',
                 hint=f"say which: fusevol umount {min(found)}",
             )
-        where = absolute(path) if path else next(iter(found), "")
+        where = await resolved(path) if path else next(iter(found), "")
         if where not in found:
             if where:
                 await take_away(where)
@@ -303,6 +303,11 @@ def absolute(path: str) -> str:
     if not path or "\0" in path:
         raise InvalidArgument(f"{path!r} is no path")
     return str(resolve(Path(os.path.abspath(path))))
+
+
+async def resolved(path: str) -> str:
+    """`absolute`, of a path that may be on a mount which does not answer."""
+    return await trio.to_thread.run_sync(absolute, path, abandon_on_cancel=True)
 
 
 def _with(volume: Volume, path: str) -> Volume:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 
 from fusevol.api import Volume, VolumeSpec
-from fusevol.driver.context import POOL_LABEL, RESERVED_LABELS, STORAGE_LABELS
+from fusevol.driver.context import POOL_LABEL, RESERVED_LABELS
 from fusevol.errors import InvalidArgument, NotSupported
 from fusevol.mount.schedule import parse_schedule
 
@@ -59,10 +59,10 @@ def _shown(value: object) -> str:
 def check_labels(labels: Mapping[str, str], *, made: bool = False) -> None:
     """Raise InvalidArgument for labels that users cannot set.
 
-    made: those are allowed that a volume is made with, which choose its pool and say whose storage it is.
+    made: the one is allowed that chooses the pool a volume is made in.
     """
     for key, value in labels.items():
-        if key.startswith(RESERVED_LABELS) and not (made and (key == POOL_LABEL or key.startswith(STORAGE_LABELS))):
+        if key.startswith(RESERVED_LABELS) and not (made and key == POOL_LABEL):
             raise InvalidArgument(f"label {key!r}: labels that begin with {RESERVED_LABELS!r} are not yours to set")
         if not _KEY.fullmatch(key):
             raise InvalidArgument(

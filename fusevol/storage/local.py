@@ -89,7 +89,7 @@ class LocalProvider(Provider):
         self._check_type(config)
         attrs = config.attrs
         for key, value in attrs.items():
-            if not _can_be_written(value):
+            if not (_can_be_written(value) and _can_be_written(key)):
                 raise InvalidArgument(f"{key!r}: it must be a printable text, a number, or true or false")
         if not isinstance(attrs.get("url", ""), str):
             raise InvalidArgument("'url': it must be a text")
@@ -125,7 +125,8 @@ def _size(value: object) -> int:
 def _can_be_written(value: object) -> bool:
     """Whether a table of config.toml can have that, and a person can read it there."""
     if isinstance(value, Mapping):
-        return all(not isinstance(inner, Mapping) and _can_be_written(inner) for inner in value.values())
+        inner = [*value.keys(), *value.values()]
+        return all(not isinstance(each, Mapping) and _can_be_written(each) for each in inner)
     if isinstance(value, float):
         return math.isfinite(value)
     return value.isprintable() if isinstance(value, str) else isinstance(value, int)

@@ -12,9 +12,10 @@ import trio
 from fusevol.api import UINT64_MAX, Source, Volume, VolumeLocator, VolumeSpec, check_name
 from fusevol.driver import LocalDriver
 from fusevol.driver.attachment import believed
-from fusevol.driver.context import LEFTOVER, POOL_LABEL, STORAGE_LABELS, pool_of
-from fusevol.driver.mounting import absolute
+from fusevol.driver.context import LEFTOVER, POOL_LABEL, STORAGE_LABELS, TAG_LABEL, pool_of
+from fusevol.driver.mounting import resolved
 from fusevol.driver.mounts import take_away
+from fusevol.driver.records import with_labels, without_labels
 from fusevol.driver.server import mount_options
 from fusevol.driver.specs import check_labels, check_spec
 from fusevol.errors import (
@@ -43,8 +44,7 @@ from fusevol.storage.provider import FilesystemSource
 
 __all__ = ["RESOURCE_LABELS", "TAG_LABEL", "LocalFilesystemSource"]
 
-#: The label with what the model calls a filesystem, and what the labels begin with that are its resource tags.
-TAG_LABEL: Final = f"{STORAGE_LABELS}tag"
+#: What the labels begin with that are resource tags.
 RESOURCE_LABELS: Final = f"{STORAGE_LABELS}resource."
 
 #: Attributes that no option of a volume has: its name, otherwise its tag; and whether one of that name is taken that is
@@ -93,11 +93,11 @@ class LocalFilesystemSource(FilesystemSource):
         options = parse_create_options([f"{key}={text}" for key, text in texts.items()])
         if params.size << _MIB > UINT64_MAX:
             raise InvalidArgument(f"{params.tag}: {params.size} MiB are more than a volume can have")
-        labels = {**options.labels, TAG_LABEL: str(params.tag), **_resource_labels(params.resource_tags)}
-        check_labels(labels, made=True)
+        check_labels(options.labels)
+        storage = {TAG_LABEL: str(params.tag), **_resource_labels(params.resource_tags)}
         spec = msgspec.structs.replace(options.applied_to(VolumeSpec()), size=params.size << _MIB)
         check_spec(spec)
-        return _Asked(name, {**labels, POOL_LABEL: self._pool}, spec, options, adopt == "true")
+        return _Asked(name, {**options.labels, POOL_LABEL: self._pool}, storage, spec, options, adopt == "true")
 
     async def create_filesystems(self, params: Sequence[FilesystemParams]) -> list[CreateFilesystemsResult]:
         """Make volumes, and mount those that have an attachment."""
@@ -124,18 +124,18 @@ class LocalFilesystemSource(FilesystemSource):
         if volume is None:
             locator = VolumeLocator(name=asked.name, volume_labels=asked.labels)
             try:
-                made = await self._driver.create(locator, source, asked.spec, exist_ok=False)
+                made = await self._driver.create(locator, source, asked.spec, exist_ok=False, storage=asked.storage)
                 return await self._driver.resolve(made)
-            except AlreadyExists:
+            except AlreadyExists as error:
                 # Somebody else may be making the same.
-                volume = await self._existing(asked) or await self._adopted(asked)
+                volume = await self._existing(asked) or await self._adopted(asked, source, error)
         asked.check(volume, source)
         await self._driver.grow(volume.id, asked.spec.size)
         return await self._driver.resolve(volume.id)
 
     async def _existing(self, asked: "_Asked") -> Volume | None:
         """The volume that has the tag, whatever it is called by now. Raises AlreadyExists where it is not here."""
-        tag = asked.labels[TAG_LABEL]
+        tag = asked.storage[TAG_LABEL]
         found = await self._driver.enumerate(None, {TAG_LABEL: tag})
         volumes = [volume for volume in found if volume.state not in LEFTOVER]
         if len(volumes) > 1:
@@ -147,19 +147,22 @@ class LocalFilesystemSource(FilesystemSource):
             return volume
         return None
 
-    async def _adopted(self, asked: "_Asked") -> Volume:
-        """The volume that has the name, and is nobody's. Raises the AlreadyExists that is being handled."""
+    async def _adopted(self, asked: "_Asked", source: Source | None, error: AlreadyExists) -> Volume:
+        """The volume that has the name, and is nobody's. Raises AlreadyExists: `error`, where it has no record."""
         volume = await self._driver.store.named(asked.name)
         if volume is None:
-            # There is no record of it.
-            raise
-        owner = volume.locator.volume_labels.get(TAG_LABEL)
-        if pool_of(volume) != self._pool or not (owner == _IMPORTED or (asked.adopt and owner is None)):
+            raise error
+        theirs = _storage_of(volume)
+        owner = theirs.get(TAG_LABEL)
+        # Whoever imported it for this has said so with the same resource tags.
+        same = theirs == {**asked.storage, TAG_LABEL: _IMPORTED}
+        if pool_of(volume) != self._pool or not (same or (asked.adopt and owner in (None, _IMPORTED))):
             whose = "nobody's" if owner is None else owner
             raise AlreadyExists(
                 f"volume {quoted(asked.name)} of pool {quoted(pool_of(volume))} exists already, and is {whose}"
             )
-        await self._label(volume, {key: asked.labels[key] for key in asked.labels if key.startswith(STORAGE_LABELS)})
+        asked.check(with_labels(volume, asked.storage), source)
+        await self._label(volume, asked.storage)
         return await self._driver.resolve(volume.id)
 
     async def destroy_filesystems(self, filesystem_ids: Sequence[str]) -> list[FusevolError | None]:
@@ -197,11 +200,11 @@ class LocalFilesystemSource(FilesystemSource):
         volume = await self._owned(params.filesystem_id)
         if not params.path:
             raise InvalidArgument(f"{params.filesystem}: filesystem mountpoint not specified")
-        path = absolute(params.path)
+        path = await resolved(params.path)
         if path not in volume.attach_path:
             if volume.attached_on:
                 raise VolumeAttached(f"filesystem {volume.id} is attached to {volume.attach_path[0]} already")
-            self._driver.mounting.refuse_own_place(path)
+            await trio.to_thread.run_sync(self._driver.mounting.refuse_own_place, path)
             await take_away(path)
             await trio.to_thread.run_sync(_make_mountpoint, path)
         volume = await self._driver.mounting.mount(volume.id, path, {"ro": ""} if params.read_only else None)
@@ -225,7 +228,7 @@ class LocalFilesystemSource(FilesystemSource):
         return [await self._with(one.filesystem_id, detach(one.path)) for one in params]
 
     async def _unmount(self, volume: Volume, path: str = "") -> None:
-        where = absolute(path) if path else ""
+        where = await resolved(path) if path else ""
         for mounted in volume.attach_path:
             if where in ("", mounted):
                 # Somebody else may have been faster.
@@ -242,7 +245,6 @@ class LocalFilesystemSource(FilesystemSource):
         be labels, and as `Importing.import_volume` does.
         """
         labels = {TAG_LABEL: _IMPORTED, **_resource_labels(resource_tags)}
-        check_labels(labels, made=True)
         volume = await self._found(filesystem_id)
         await self._label(volume, labels, 'cannot import volume with status "in-use"')
         return _info(volume)
@@ -251,11 +253,12 @@ class LocalFilesystemSource(FilesystemSource):
         importing = self._driver.importing
         for volume in await self._driver.inspect([filesystem_id]):
             self._refuse_others(volume)
-            if (owner := volume.locator.volume_labels.get(TAG_LABEL, _IMPORTED)) != _IMPORTED:
-                raise AlreadyExists(f"volume {quoted(volume.locator.name)} is {owner} already", hint="release it first")
+            _refuse_owned(volume)
             return volume
         for item in await importing.found(self._pool):
-            if filesystem_id in (item.id, item.name):
+            if filesystem_id == item.id or (filesystem_id == item.name and not item.problem):
+                if item.record:
+                    _refuse_owned(item.record)
                 return await importing.import_volume(item)
         raise VolumeNotFound(f"{filesystem_id} not found")
 
@@ -265,11 +268,11 @@ class LocalFilesystemSource(FilesystemSource):
         async with context.hold(volume.id) as held:
             if in_use and held.attached_on:
                 raise VolumeAttached(in_use)
-            others = {
-                key: text for key, text in held.locator.volume_labels.items() if not key.startswith(STORAGE_LABELS)
-            }
-            locator = msgspec.structs.replace(held.locator, volume_labels={**others, **labels})
-            after = await context.change(held.id, lambda now: msgspec.structs.replace(now, locator=locator))
+            before = held.locator.volume_labels
+            if before.get(TAG_LABEL) != volume.locator.volume_labels.get(TAG_LABEL):
+                raise VolumeBusy(f"somebody else takes or releases {quoted(held.locator.name)}", hint="try again")
+            wanted = with_labels(without_labels(held, STORAGE_LABELS), labels).locator
+            after = await context.change(held.id, lambda now: msgspec.structs.replace(now, locator=wanted))
             await context.describe(after, held)
 
     async def _owned(self, filesystem_id: str) -> Volume:
@@ -299,10 +302,14 @@ class LocalFilesystemSource(FilesystemSource):
 
 
 class _Asked(NamedTuple):
-    """What a volume is to be like that is asked for. adopt: one of that name that is nobody's will do."""
+    """What a volume is to be like that is asked for.
+
+    storage: the labels that say whose it is. adopt: one of that name that is nobody's will do.
+    """
 
     name: str
     labels: dict[str, str]
+    storage: dict[str, str]
     spec: VolumeSpec
     options: CreateOptions
     adopt: bool
@@ -312,10 +319,21 @@ class _Asked(NamedTuple):
         name = quoted(volume.locator.name)
         if source and volume.source != source:
             raise AlreadyExists(f"volume {name} exists already, and was not made from that")
-        if self.labels.items() - volume.locator.volume_labels.items():
+        if (self.labels | self.storage).items() - volume.locator.volume_labels.items():
             raise AlreadyExists(f"volume {name} exists already, with other labels or resource tags")
         if self.options.applied_to(volume.spec) != volume.spec:
             raise AlreadyExists(f"volume {name} exists already, with other attributes")
+
+
+def _storage_of(volume: Volume) -> dict[str, str]:
+    """The labels that say whose a volume is."""
+    labels = volume.locator.volume_labels
+    return {key: text for key, text in labels.items() if key.startswith(STORAGE_LABELS)}
+
+
+def _refuse_owned(volume: Volume) -> None:
+    if (owner := _storage_of(volume).get(TAG_LABEL, _IMPORTED)) != _IMPORTED:
+        raise AlreadyExists(f"volume {quoted(volume.locator.name)} is {owner} already", hint="release it first")
 
 
 def _info(volume: Volume) -> FilesystemInfo:
@@ -330,6 +348,7 @@ def _resource_labels(tags: Mapping[str, str]) -> dict[str, str]:
     for key, value in tags.items():
         if not isinstance(value, str):
             raise InvalidArgument(f"resource tag {quoted(key)}: expected a text, got {value!r}")
+    check_labels(tags)
     return {RESOURCE_LABELS + key: value for key, value in tags.items()}
 
 

@@ -1,7 +1,7 @@
 """Making and removing the pools of a state directory, which are in its config.toml."""
 
 import os
-from pathlib import Path
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -53,7 +53,7 @@ class PoolManager:
         if name in self._home.config.pools:
             raise AlreadyExists(f"pool {quoted(name)} already exists")
         await self._ask(config)
-        await trio.to_thread.run_sync(self._home.change_config, lambda text: with_pool(text, config))
+        await self._change(config, with_pool)
         return config
 
     async def replace(self, name: str, provider_type: ProviderType, attrs: Attrs) -> Config:
@@ -65,7 +65,8 @@ class PoolManager:
         config = self._checked(name, provider_type or before.provider, attrs)
         await self._refuse_if_used(name, "changed")
         await self._ask(config)
-        await trio.to_thread.run_sync(self._home.change_config, lambda text: with_other_pool(text, config))
+        await self._change(config, with_other_pool)
+        await self._driver.context.drop_pool(name)
         return config
 
     async def delete(self, name: str) -> None:
@@ -75,6 +76,7 @@ class PoolManager:
             raise InvalidArgument(f"pool {quoted(name)} is always there")
         await self._refuse_if_used(name, "removed")
         await trio.to_thread.run_sync(self._home.change_config, lambda text: without_pool(text, name))
+        await self._driver.context.drop_pool(name)
 
     def _checked(self, name: str, provider_type: ProviderType, attrs: Attrs) -> Config:
         if not name:
@@ -97,13 +99,8 @@ class PoolManager:
 
     async def _ask(self, config: Config) -> None:
         """Raise what keeps volumes from being made there."""
-        attributes = {key: value for key, value in config.attrs.items() if key != "cache_size"}
-        pool = Pool(config.name, config.provider, attributes)
-        if pool.directory:
-            self._refuse_place(pool.name, pool.directory)
-        for other in self._home.config.pools.values():
-            if other.name != pool.name and other.attributes == pool.attributes:
-                raise InvalidArgument(f"pool {quoted(other.name)} is there already")
+        pool = _pool_of(config)
+        self._refuse_place(pool)
         try:
             backend = open_backend(pool.backend, **pool.attributes)
             try:
@@ -118,21 +115,33 @@ class PoolManager:
             error.args = (f"pool {quoted(pool.name)}: {error}",)
             raise
 
-    def _refuse_place(self, name: str, directory: Path) -> None:
-        """Raise InvalidArgument for a directory that somebody else has for something."""
-        home = self._home
+    async def _change(self, config: Config, change: Callable[[str, Config], str]) -> None:
+        """Have a pool in the configuration, unless somebody else had another one there in the meantime."""
+
+        def checked(text: str) -> str:
+            self._refuse_place(_pool_of(config))
+            return change(text, config)
+
+        await trio.to_thread.run_sync(self._home.change_config, checked)
+
+    def _refuse_place(self, pool: Pool) -> None:
+        """Raise InvalidArgument for a place that somebody else has for something."""
+        home, directory = self._home, pool.directory
+        others = [other for other in home.config.pools.values() if other.name != pool.name]
+        for other in others:
+            url = str(pool.attributes.get("url", "")).rstrip("/")
+            if url and url == str(other.attributes.get("url", "")).rstrip("/"):
+                raise InvalidArgument(f"{url} is that of pool {quoted(other.name)}")
+        if directory is None:
+            return
         theirs = {home.path / "log": "that of logs", home.cache: "that of caches"}
-        theirs |= {
-            pool.directory: f"that of pool {quoted(pool.name)}"
-            for pool in home.config.pools.values()
-            if pool.directory and pool.name != name
-        }
+        theirs |= {other.directory: f"that of pool {quoted(other.name)}" for other in others if other.directory}
         place = os.path.realpath(directory)
-        for other, what in theirs.items():
-            own = os.path.realpath(other)
+        for their, what in theirs.items():
+            own = os.path.realpath(their)
             if os.path.commonpath([own, place]) in (own, place):
                 where = "is" if own == place else "is in" if place.startswith(own) else "contains"
-                raise InvalidArgument(f'directory "{directory}" {where} {what}, "{other}"')
+                raise InvalidArgument(f'directory "{directory}" {where} {what}, "{their}"')
         if os.path.commonpath([os.path.realpath(home.path), place]) == place:
             raise InvalidArgument(f'directory "{directory}" is, or contains, the state directory')
 
@@ -143,3 +152,9 @@ class PoolManager:
                 f"pool {quoted(name)} has {len(volumes)} volumes, and cannot be {what}",
                 hint="to move one: fusevol copy, in docs/operating.md",
             )
+
+
+def _pool_of(config: Config) -> Pool:
+    return Pool(
+        config.name, config.provider, {key: value for key, value in config.attrs.items() if key != "cache_size"}
+    )

@@ -44,7 +44,8 @@ def without_pool(text: str, name: str) -> str:
     kept: list[str] = []
     dropped: list[str] = []
     inside = False
-    for line in text.splitlines(keepends=True):
+    # Not what else ends lines elsewhere: in a comment, it is a part of that.
+    for line in re.findall(r"[^\n]*\n|[^\n]+", text):
         if _HEADER.match(line):
             if inside:
                 # What stands right before the next table belongs to that.
@@ -65,10 +66,10 @@ def _checked(text: str, wanted: dict[str, Any]) -> str:
     """The text, if it says what is wanted: there are many ways to write tables, and this knows the usual one."""
     try:
         found = tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        found = {}
+    except ValueError:
+        found = {"": "nothing that could be read"}
     # A table of no pools at all is as good as none.
-    if found.get("pools", {}) != wanted.pop("pools", {}) or {**found, "pools": 0} != {**wanted, "pools": 0}:
+    if {"pools": {}, **found} != {"pools": {}, **wanted}:
         raise NotSupported(
             "config.toml is written in a way that it cannot be changed by a program", hint="change it with an editor"
         )

@@ -58,6 +58,8 @@ async def provision(
     before anything is made, for a name that storage cannot have, for a pool that there is not, and for a size or count
     that cannot be.
     """
+    if not directory.isprintable():
+        raise InvalidArgument(f"directory {quoted(directory)}: it must be a printable text")
     registry = local_provider_registry(driver)
     pools = PoolManager(driver, registry)
     wanted = []

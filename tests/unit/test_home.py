@@ -104,3 +104,36 @@ def test_root_and_others_keep_state_where_such_things_are_kept(monkeypatch: pyte
     assert default_home() == Path("/state/fusevol")
     monkeypatch.setenv("XDG_STATE_HOME", "relative")
     assert default_home() == Path("/home/me/.local/state/fusevol")
+
+
+def test_whoever_uses_it_knows_new_pools_and_those_it_knows_do_not_change(home: Home) -> None:
+    assert set(home.config.pools) == {"default"}
+    home.config_path.write_text('[pools.fast]\nbackend = "file"\npath = "/fast"\n')
+    before = home.config
+    assert set(before.pools) == {"default", "fast"}
+    for text in ("[pools.fast\n", '[pools.fast]\nbackend = "file"\npath = "/other"\n', ""):
+        home.config_path.write_text(text)
+        assert home.config == before
+    home.config_path.unlink()
+    assert home.config == before
+    home.config_path.write_text("[pools.fast\n")
+    with pytest.raises(InvalidArgument):
+        _ = Home(home.path).config
+
+
+def test_a_change_that_would_be_a_mistake_is_not_made(home: Home) -> None:
+    home.config_path.write_text("lock_timeout = 3\n")
+    with pytest.raises(InvalidArgument, match=r"config\.toml, as it would be, line 1: lock_timeout: it must be"):
+        home.change_config(lambda text: text.replace("3", "-3"))
+    assert home.config_path.read_text() == "lock_timeout = 3\n"
+    with pytest.raises(InvalidArgument, match=r"config\.toml: "):
+        configure(home, "[").change_config(lambda _: "")
+    assert home.config_path.read_text() == "["
+    assert [path.name for path in home.path.iterdir()] == ["config.toml"]
+
+
+@pytest.mark.parametrize("text", ["lock_timeout = " + "9" * 5000, "x = " + "[" * 5000])
+def test_what_python_cannot_read_is_a_mistake_as_well(home: Home, text: str) -> None:
+    home.config_path.write_text(text)
+    with pytest.raises(InvalidArgument, match=r"config\.toml"):
+        _ = home.config

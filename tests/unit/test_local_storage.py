@@ -8,8 +8,9 @@ import msgspec
 import pytest
 import trio
 
-from fusevol.api import LocatorUpdate, SpecUpdate, VolumeState
+from fusevol.api import LocatorUpdate, SpecUpdate, VolumeLocator, VolumeSpec, VolumeState
 from fusevol.driver import LocalDriver
+from fusevol.driver.context import TAG_LABEL
 from fusevol.errors import AlreadyExists, InvalidArgument, NotSupported, VolumeHasSnapshots
 from fusevol.home import Home
 from fusevol.storage import (
@@ -23,7 +24,7 @@ from fusevol.storage import (
     parse_directives_map,
     provision,
 )
-from fusevol.storage.localsource import RESOURCE_LABELS, TAG_LABEL
+from fusevol.storage.localsource import RESOURCE_LABELS
 from fusevol.testing.storage import create as make
 from fusevol.testing.storage import raised, wanted
 from tests.unit.copies import home_with_far
@@ -185,10 +186,39 @@ async def test_resource_tags_come_and_go_and_other_labels_stay(
     assert await labels() == {"app": "shop"}
     await source.import_filesystem(made, {"juju-model-uuid": "m2"})
     assert await labels() == {"app": "shop", TAG_LABEL: "imported", f"{RESOURCE_LABELS}juju-model-uuid": "m2"}
-    # Whoever is told to have it made has it: it was imported for that.
-    renewed = msgspec.structs.replace(params, resource_tags={"juju-model-uuid": "m3"})
+    with pytest.raises(AlreadyExists, match='volume "filesystem-0" of pool "far" exists already, and is imported'):
+        await make(source, params)
+    # Whoever has it made with the same tags has it: it was imported for that.
+    renewed = msgspec.structs.replace(params, resource_tags={"juju-model-uuid": "m2"})
     assert (await make(source, renewed)).filesystem_id == made
-    assert await labels() == {"app": "shop", TAG_LABEL: "filesystem-0", f"{RESOURCE_LABELS}juju-model-uuid": "m3"}
+    assert await labels() == {"app": "shop", TAG_LABEL: "filesystem-0", f"{RESOURCE_LABELS}juju-model-uuid": "m2"}
+
+
+async def test_nobody_else_says_whose_a_volume_is(driver: LocalDriver, source: LocalFilesystemSource) -> None:
+    for key in (TAG_LABEL, f"{RESOURCE_LABELS}model"):
+        with pytest.raises(InvalidArgument, match="are not yours to set"):
+            await driver.create(VolumeLocator(name="mine", volume_labels={key: "filesystem-0"}), None, VolumeSpec())
+        with pytest.raises(InvalidArgument, match="are not yours to set"):
+            source.validate_filesystem_params(
+                msgspec.structs.replace(wanted(FAR), attributes={"labels": f"{key}=filesystem-1"})
+            )
+
+
+async def test_what_is_not_taken_stays_nobodys(driver: LocalDriver, source: LocalFilesystemSource) -> None:
+    mine = await labels_of(driver, await driver.create(*in_far("mine")))
+    for attributes in ({"sticky": True}, {"labels": "app=shop"}):
+        params = msgspec.structs.replace(wanted(FAR), attributes={"name": "mine", "adopt": True, **attributes})
+        with pytest.raises(AlreadyExists, match="exists already, with other"):
+            await make(source, params)
+    assert await labels_of(driver, "mine") == mine
+
+
+def in_far(name: str) -> tuple[VolumeLocator, None, VolumeSpec]:
+    return VolumeLocator(name=name, volume_labels={"fusevol.pool": "far"}), None, VolumeSpec()
+
+
+async def labels_of(driver: LocalDriver, name: str) -> dict[str, str]:
+    return (await get(driver, name)).locator.volume_labels
 
 
 async def test_a_volume_without_a_record_is_imported_by_name(
@@ -197,9 +227,29 @@ async def test_a_volume_without_a_record_is_imported_by_name(
     made = await make(source, wanted(FAR))
     async with LocalDriver(home_with_far_again(tmp_path)) as other:
         elsewhere = LocalProvider(other, "file").filesystem_source(FAR)
+        with pytest.raises(AlreadyExists, match='volume "filesystem-0" is filesystem-0 already'):
+            await elsewhere.import_filesystem("filesystem-0", {})
+        await source.release_filesystems([made.filesystem_id])
         info = await elsewhere.import_filesystem("filesystem-0", {"model": "two"})
         assert (info.filesystem_id, info.size) == (made.filesystem_id, 64)
         assert (await get(other, info.filesystem_id)).state is VolumeState.AVAILABLE
+
+
+async def test_a_volume_that_two_state_directories_call_the_same_is_nobodys_in_the_second(
+    driver: LocalDriver, source: LocalFilesystemSource, tmp_path: Path
+) -> None:
+    made = await make(source, wanted(FAR))
+    async with LocalDriver(home_with_far_again(tmp_path)) as other:
+        # Records that were lost come back with whose it is,
+        (item,) = await other.importing.found("far")
+        assert TAG_LABEL in (await other.importing.import_volume(item, "theirs")).locator.volume_labels
+        elsewhere = LocalProvider(other, "file").filesystem_source(FAR)
+        assert (await make(elsewhere, wanted(FAR))).filesystem_id == made.filesystem_id
+        # but not where there is another one.
+        await other.store.delete_vol(made.filesystem_id)
+        mine = await make(LocalProvider(other, "file").filesystem_source(DEFAULT), wanted(DEFAULT))
+        assert TAG_LABEL not in (await other.importing.import_volume(item, "theirs")).locator.volume_labels
+        assert await make(LocalProvider(other, "file").filesystem_source(DEFAULT), wanted(DEFAULT)) == mine
 
 
 def home_with_far_again(place: Path) -> Home:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from fusevol.api import VolumeLocator, VolumeSpec
 from fusevol.driver import LocalDriver
@@ -146,6 +147,10 @@ async def test_a_link_stays_one(home: Home, pools: PoolManager, tmp_path: Path) 
         ("new", "file", {"path": "HOME/volumes/x"}, InvalidArgument, 'is in that of pool "default"'),
         ("new", "file", {"path": "HOME/cache"}, InvalidArgument, "is that of caches"),
         ("new", "object", {"url": "what://x"}, InvalidArgument, 'pool "new": no store can be opened at what://x'),
+        ("new", "object", {"url": "http://[::1"}, InvalidArgument, 'pool "new": no store can be opened at'),
+        ("new", "object", {"url": "file:///a%00b"}, InvalidArgument, 'pool "new": '),
+        ("new", "object", {"url": "s3://b", "config": {"endpoint": "x"}}, InvalidArgument, "is no http or https URL"),
+        ("new", "object", {"url": "s3://b", "config": {"\udcff": 1}}, InvalidArgument, "'config': it must be"),
         ("new", "object", {"url": 12}, InvalidArgument, "'url': it must be a text"),
         ("new", "object", {"url": "s3://b", "config": {"n": float("nan")}}, InvalidArgument, "'config': it must be"),
         ("old", "file", {"path": "/x"}, AlreadyExists, 'pool "old" already exists'),
@@ -166,6 +171,26 @@ async def test_what_will_not_do_is_refused_and_changes_nothing(
     with pytest.raises(kind, match=error):
         await pools.create(name, provider, attributes)
     assert home.config_path.read_text() == CONFIG
+
+
+async def test_two_that_are_made_at_once_have_places_of_their_own(home: Home, tmp_path: Path) -> None:
+    made, refused = [], []
+
+    async def make(name: str) -> None:
+        async with LocalDriver(Home(home.path)) as driver:
+            try:
+                await PoolManager(driver, local_provider_registry(driver)).create(
+                    name, "file", {"path": f"{tmp_path}/x"}
+                )
+                made.append(name)
+            except InvalidArgument:
+                refused.append(name)
+
+    async with trio.open_nursery() as nursery:
+        for name in ("a", "b", "c"):
+            nursery.start_soon(make, name)
+    assert (len(made), len(refused)) == (1, 2)
+    assert set(Home(home.path).config.pools) == {"default", "old", *made}
 
 
 async def test_one_that_does_not_answer_is_not_made(pools: PoolManager, home: Home) -> None:
@@ -196,6 +221,10 @@ async def test_a_pool_with_volumes_stays_as_it_is(
     elsewhere = {"path": str(tmp_path / "elsewhere")}
     assert await pools.replace("fast", "", elsewhere) == Config("fast", "file", elsewhere)
     assert Home(home.path).pool("fast").attributes == elsewhere
+    # Whoever changed it makes volumes where it is now.
+    volume = await driver.create(locator, None, VolumeSpec())
+    assert os.listdir(tmp_path / "elsewhere") == [volume]
+    await driver.delete(volume)
     await pools.delete("fast")
     with pytest.raises(InvalidArgument, match='pool "fast" not found'):
         await pools.delete("fast")
@@ -231,7 +260,15 @@ async def test_comments_and_line_ends_are_kept(tmp_path: Path, newline: str) -> 
     home.path.mkdir()
     before = ["# what", "[pools.a]  # first", 'backend = "file"', 'path = "/a"', ""]
     gone = ['[ "pools" . b ]', 'backend = "object"', 'url = "file:///b"', "[pools.b.config]", 'x = "[pools.c]"']
-    after = ["", "# not that one:", "# [pools.d]", "[pools.c]", 'backend = "file"', 'path = "/c"', "# the end"]
+    after = [
+        "",
+        "# not that\u2028 one:\x85",
+        "# [pools.d]",
+        "[pools.c]",
+        'backend = "file"',
+        'path = "/c"',
+        "# the end",
+    ]
     home.config_path.write_bytes(newline.join([*before, *gone, *after]).encode())
     async with LocalDriver(home) as driver:
         await PoolManager(driver, local_provider_registry(driver)).delete("b")
