@@ -1,7 +1,7 @@
 """Making and removing the pools of a state directory, which are in its config.toml."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import trio
@@ -129,9 +129,8 @@ class PoolManager:
         home, directory = self._home, pool.directory
         others = [other for other in home.config.pools.values() if other.name != pool.name]
         for other in others:
-            url = str(pool.attributes.get("url", "")).rstrip("/")
-            if url and url == str(other.attributes.get("url", "")).rstrip("/"):
-                raise InvalidArgument(f"{url} is that of pool {quoted(other.name)}")
+            if "url" in pool.attributes and _store_of(pool) == _store_of(other):
+                raise InvalidArgument(f"{pool.attributes['url']} is that of pool {quoted(other.name)}")
         if directory is None:
             return
         theirs = {home.path / "log": "that of logs", home.cache: "that of caches"}
@@ -152,6 +151,13 @@ class PoolManager:
                 f"pool {quoted(name)} has {len(volumes)} volumes, and cannot be {what}",
                 hint="to move one: fusevol copy, in docs/operating.md",
             )
+
+
+def _store_of(pool: Pool) -> tuple[str, object]:
+    """The place in an object store, and the server."""
+    config = pool.attributes.get("config")
+    endpoint = config.get("endpoint") if isinstance(config, Mapping) else None
+    return str(pool.attributes.get("url", "")).rstrip("/"), endpoint
 
 
 def _pool_of(config: Config) -> Pool:

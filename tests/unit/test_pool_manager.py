@@ -193,6 +193,16 @@ async def test_two_that_are_made_at_once_have_places_of_their_own(home: Home, tm
     assert set(Home(home.path).config.pools) == {"default", "old", *made}
 
 
+async def test_a_place_in_an_object_store_is_one_pools(pools: PoolManager, home: Home) -> None:
+    def described(name: str, endpoint: str) -> str:
+        return f'[pools.{name}]\nbackend = "object"\nurl = "s3://b/x/"\nconfig.endpoint = "{endpoint}"\n'
+
+    home.config_path.write_text(described("one", "https://a") + described("two", "https://b"))
+    config = {"endpoint": "https://a", "region": "x"}
+    with pytest.raises(InvalidArgument, match='s3://b/x is that of pool "one"'):
+        await pools.create("new", "object", {"url": "s3://b/x", "config": config})
+
+
 async def test_one_that_does_not_answer_is_not_made(pools: PoolManager, home: Home) -> None:
     attributes = {
         "url": "s3://bucket/x",
