@@ -25,7 +25,7 @@ from fusevol.docker.protocol import VolumeAnswer
 from fusevol.driver import LocalDriver
 from fusevol.driver.attachment import believed
 from fusevol.driver.consumers import added, dropped, refuse_if_used, removed, uses
-from fusevol.driver.context import pool_of
+from fusevol.driver.labels import pool_of
 from fusevol.errors import BackendError, VolumeBusy, VolumeNotFound
 from fusevol.forms.options import parse_create_options
 

@@ -13,6 +13,7 @@ from fusevol.api import Volume, VolumeState, by_name
 from fusevol.driver.about import about, is_kept, kept
 from fusevol.driver.attachment import believed, detached, is_mounted, lease_of, refuse_if_elsewhere, server_of
 from fusevol.driver.control import Control
+from fusevol.driver.labels import pool_of
 from fusevol.driver.mounts import take_away
 from fusevol.driver.snapmounts import without_unseen
 from fusevol.errors import (
@@ -24,45 +25,21 @@ from fusevol.errors import (
     VolumeBusy,
     VolumeNotFound,
 )
-from fusevol.home import DEFAULT_POOL, Home, Pool
+from fusevol.home import Home, Pool
 from fusevol.store import Life, SqliteStore
 
 if TYPE_CHECKING:
     from fusevol.backends.base import Backend
     from fusevol.log import Claim, LogVolume, Manifest
 
-__all__ = [
-    "LEFTOVER",
-    "POOL_LABEL",
-    "RESERVED_LABELS",
-    "STORAGE_LABELS",
-    "TAG_LABEL",
-    "Context",
-    "data_missing",
-    "named",
-    "pool_of",
-]
+__all__ = ["LEFTOVER", "Context", "data_missing", "named"]
 
 T = TypeVar("T")
-
-#: Labels that begin so are the driver's own.
-RESERVED_LABELS = "fusevol."
-#: The pool that a volume is in.
-POOL_LABEL = "fusevol.pool"
-#: What the labels begin with that say whose storage a volume is.
-STORAGE_LABELS = "fusevol.storage."
-#: The one of them with what its owner calls it.
-TAG_LABEL = f"{STORAGE_LABELS}tag"
 
 _ATTEMPTS = 5
 _PAUSE = 0.02
 #: States in which an operation that was interrupted leaves a volume.
 LEFTOVER = (VolumeState.PENDING, VolumeState.DELETED)
-
-
-def pool_of(volume: Volume) -> str:
-    """The pool that a volume is in, or is to be made in."""
-    return volume.locator.volume_labels.get(POOL_LABEL, DEFAULT_POOL)
 
 
 def data_missing(volume: Volume) -> CorruptData:

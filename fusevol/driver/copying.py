@@ -13,11 +13,11 @@ import trio
 from fusevol.api import Volume, VolumeLocator, VolumeRef, VolumeSpec, VolumeState
 from fusevol.driver import snapmounts
 from fusevol.driver.consumers import refuse_if_used
-from fusevol.driver.context import POOL_LABEL, Context, pool_of
+from fusevol.driver.context import Context
+from fusevol.driver.labels import POOL_LABEL, own_labels, pool_of
 from fusevol.driver.lineage import Lineage, labels_of_copy
 from fusevol.driver.records import available, deleted, unfinished
 from fusevol.driver.snapshots import COPY_LABEL, Snapshots, copy_label, drop_halves, snapshot_id
-from fusevol.driver.specs import own_labels
 from fusevol.errors import (
     AlreadyExists,
     BackendError,

@@ -16,8 +16,9 @@ import trio
 from fusevol.api import Volume, VolumeLocator, check_name, from_json
 from fusevol.driver.about import lasting
 from fusevol.driver.claims import Held, held
-from fusevol.driver.context import LEFTOVER, STORAGE_LABELS, TAG_LABEL, Context, pool_of
-from fusevol.driver.records import available, in_pool, unfinished, without_labels
+from fusevol.driver.context import LEFTOVER, Context
+from fusevol.driver.labels import STORAGE_LABELS, TAG_LABEL, pool_of, without_labels
+from fusevol.driver.records import available, in_pool, unfinished
 from fusevol.driver.snapshots import Snapshots
 from fusevol.errors import (
     AlreadyExists,

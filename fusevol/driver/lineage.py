@@ -7,7 +7,7 @@ two volumes have in common is seen from their snapshots alone, in either directi
 from typing import TYPE_CHECKING
 
 from fusevol.api import Volume
-from fusevol.driver.context import RESERVED_LABELS
+from fusevol.driver.labels import RESERVED_LABELS
 from fusevol.driver.snapshots import CLONE_LABEL, COPY_LABEL, HALF_LABEL, ORIGIN_LABEL, copy_label, go_back, snapshot_id
 from fusevol.errors import AlreadyExists, SnapshotNotFound
 

@@ -29,17 +29,18 @@ from fusevol.driver.about import about
 from fusevol.driver.attachment import believed
 from fusevol.driver.consumers import refuse_if_used
 from fusevol.driver.contents import Contents
-from fusevol.driver.context import Context, pool_of
+from fusevol.driver.context import Context
 from fusevol.driver.control import Control
 from fusevol.driver.copying import Copying
 from fusevol.driver.deleting import Deleting
 from fusevol.driver.importing import Importing
+from fusevol.driver.labels import check_labels, pool_of, with_labels
 from fusevol.driver.mounting import Mounting, resolved
 from fusevol.driver.rawbytes import RawBytes
 from fusevol.driver.reconciliation import Reconciled, reconcile
-from fusevol.driver.records import as_before, available, in_pool, inherited, with_labels
+from fusevol.driver.records import as_before, available, in_pool, inherited
 from fusevol.driver.snapshots import Snapshots
-from fusevol.driver.specs import check_labels, check_spec, followed
+from fusevol.driver.specs import check_spec, followed
 from fusevol.driver.statistics import Statistics
 from fusevol.driver.together import Together
 from fusevol.driver.upkeep import Upkeep

@@ -10,7 +10,8 @@ import trio
 from fusevol.api import Volume, VolumeState
 from fusevol.driver import snapmounts
 from fusevol.driver.attachment import believed
-from fusevol.driver.context import LEFTOVER, Context, pool_of
+from fusevol.driver.context import LEFTOVER, Context
+from fusevol.driver.labels import pool_of
 from fusevol.driver.mounts import is_ours, mount_at
 from fusevol.errors import FusevolError
 

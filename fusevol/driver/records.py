@@ -1,12 +1,11 @@
 """Records of volumes as they are made, changed and deleted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from fusevol.api import Volume, VolumeState, VolumeStatus
-from fusevol.driver.context import POOL_LABEL, pool_of
-from fusevol.driver.specs import own_labels
+from fusevol.driver.labels import POOL_LABEL, own_labels, pool_of, with_labels
 from fusevol.errors import InvalidArgument, NotSupported, VolumeNotFound
 
 __all__ = [
@@ -17,8 +16,6 @@ __all__ = [
     "inherited",
     "names_of",
     "unfinished",
-    "with_labels",
-    "without_labels",
 ]
 
 _NAMES_SHOWN = 5
@@ -47,18 +44,6 @@ def inherited(record: Volume, parent: Volume) -> Volume:
 def in_pool(record: Volume, pool: str) -> Volume:
     """The record of a volume in that pool."""
     return with_labels(record, {POOL_LABEL: pool})
-
-
-def with_labels(record: Volume, labels: Mapping[str, str]) -> Volume:
-    """The record of a volume that has these labels besides its own."""
-    both = {**record.locator.volume_labels, **labels}
-    return msgspec.structs.replace(record, locator=msgspec.structs.replace(record.locator, volume_labels=both))
-
-
-def without_labels(record: Volume, prefix: str) -> Volume:
-    """The record of a volume without the labels that begin so."""
-    kept = {key: text for key, text in record.locator.volume_labels.items() if not key.startswith(prefix)}
-    return msgspec.structs.replace(record, locator=msgspec.structs.replace(record.locator, volume_labels=kept))
 
 
 def available(volume: Volume) -> Volume:

@@ -15,7 +15,8 @@ import msgspec
 
 from fusevol.api import Source, Volume, VolumeLocator, VolumeState, VolumeStatus
 from fusevol.driver import snapmounts
-from fusevol.driver.context import POOL_LABEL, Context, pool_of
+from fusevol.driver.context import Context
+from fusevol.driver.labels import POOL_LABEL, pool_of
 from fusevol.driver.records import available
 from fusevol.errors import AlreadyExists, FusevolError, SnapshotNotFound, VolumeNotFound
 from fusevol.mount.schedule import SCHEDULE_LABEL

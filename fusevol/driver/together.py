@@ -8,9 +8,9 @@ import trio
 from fusevol.api import Enumerator, Volume, VolumeLocator, check_name
 from fusevol.driver.context import Context
 from fusevol.driver.control import Control
+from fusevol.driver.labels import check_labels
 from fusevol.driver.mounting import Mounting
 from fusevol.driver.snapshots import Snapshots
-from fusevol.driver.specs import check_labels
 from fusevol.errors import (
     AlreadyExists,
     FusevolError,

@@ -8,8 +8,7 @@ import msgspec
 
 from fusevol.api import Volume
 from fusevol.driver.attachment import lease_of
-from fusevol.driver.context import pool_of
-from fusevol.driver.specs import own_labels
+from fusevol.driver.labels import own_labels, pool_of
 
 if TYPE_CHECKING:
     from fusevol.driver import LocalDriver

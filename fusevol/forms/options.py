@@ -76,7 +76,7 @@ class CreateOptions(NamedTuple):
     async def request(self, driver: "LocalDriver", name: str) -> "tuple[VolumeLocator, Source | None, VolumeSpec]":
         """What `create` of a driver is to be given for a volume like this. Raises VolumeNotFound for its source."""
         from fusevol.api import Source, VolumeLocator, VolumeSpec
-        from fusevol.driver.context import POOL_LABEL
+        from fusevol.driver.labels import POOL_LABEL
 
         labels = self.labels | ({} if self.pool is None else {POOL_LABEL: self.pool})
         source = None if self.source is None else Source(parent=(await driver.resolve(self.source)).id)

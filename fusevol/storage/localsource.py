@@ -12,12 +12,20 @@ import trio
 from fusevol.api import UINT64_MAX, Source, Volume, VolumeLocator, VolumeSpec, check_name
 from fusevol.driver import LocalDriver
 from fusevol.driver.attachment import believed
-from fusevol.driver.context import LEFTOVER, POOL_LABEL, STORAGE_LABELS, TAG_LABEL, pool_of
+from fusevol.driver.context import LEFTOVER
+from fusevol.driver.labels import (
+    POOL_LABEL,
+    STORAGE_LABELS,
+    TAG_LABEL,
+    check_labels,
+    pool_of,
+    with_labels,
+    without_labels,
+)
 from fusevol.driver.mounting import resolved
 from fusevol.driver.mounts import take_away
-from fusevol.driver.records import with_labels, without_labels
 from fusevol.driver.server import mount_options
-from fusevol.driver.specs import check_labels, check_spec
+from fusevol.driver.specs import check_spec
 from fusevol.errors import (
     AlreadyExists,
     BackendError,

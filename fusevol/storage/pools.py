@@ -9,7 +9,7 @@ import trio
 from fusevol.api import check_name
 from fusevol.backends import open_backend
 from fusevol.driver import LocalDriver
-from fusevol.driver.context import pool_of
+from fusevol.driver.labels import pool_of
 from fusevol.errors import AlreadyExists, BackendError, FusevolError, InvalidArgument, VolumeBusy
 from fusevol.home import DEFAULT_POOL, Pool
 from fusevol.storage.config import Attrs, Config

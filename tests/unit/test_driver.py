@@ -21,7 +21,7 @@ from fusevol.api import (
     VolumeStatus,
 )
 from fusevol.driver import LocalDriver, overview
-from fusevol.driver.context import POOL_LABEL
+from fusevol.driver.labels import POOL_LABEL
 from fusevol.driver.snapshots import AUTO_LABEL
 from fusevol.errors import (
     AlreadyExists,

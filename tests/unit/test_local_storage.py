@@ -10,7 +10,7 @@ import trio
 
 from fusevol.api import LocatorUpdate, SpecUpdate, VolumeLocator, VolumeSpec, VolumeState
 from fusevol.driver import LocalDriver
-from fusevol.driver.context import TAG_LABEL
+from fusevol.driver.labels import TAG_LABEL
 from fusevol.errors import AlreadyExists, InvalidArgument, NotSupported, VolumeHasSnapshots
 from fusevol.home import Home
 from fusevol.storage import (

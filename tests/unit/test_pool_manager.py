@@ -11,7 +11,7 @@ import trio
 
 from fusevol.api import VolumeLocator, VolumeSpec
 from fusevol.driver import LocalDriver
-from fusevol.driver.context import POOL_LABEL
+from fusevol.driver.labels import POOL_LABEL
 from fusevol.errors import (
     AlreadyExists,
     BackendError,
