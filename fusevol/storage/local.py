@@ -18,7 +18,13 @@ from fusevol.home import Pool
 from fusevol.sizes import parse_size
 from fusevol.storage.config import CONFIG_STORAGE_DIR, Config
 from fusevol.storage.enums import Scope, StorageKind
-from fusevol.storage.kubernetes import K8S_STORAGE_MODE, check_kubernetes_attrs
+from fusevol.storage.kubernetes import (
+    K8S_STORAGE_CLASS,
+    K8S_STORAGE_MEDIUM,
+    K8S_STORAGE_MODE,
+    K8S_STORAGE_PROVISIONER,
+    check_kubernetes_attrs,
+)
 from fusevol.storage.localsource import LocalFilesystemSource
 from fusevol.storage.names import ProviderType, quoted
 from fusevol.storage.provider import Provider, VolumeSource
@@ -108,11 +114,13 @@ class LocalProvider(Provider):
             raise InvalidArgument(f"pool {quoted(config.name)} has the provider {quoted(config.provider)}")
 
     def validate_for_k8s(self, attrs: Mapping[str, Any]) -> None:
-        """A mode in which one writes is how a volume is mounted; nothing else means anything to a mount of a host."""
+        """Raises NotSupported for all but a mode in which one writes: a volume is mounted by a host, on its disks."""
         check_kubernetes_attrs(attrs)
-        for key, value in attrs.items():
-            if key == K8S_STORAGE_MODE and value not in _MODES:
-                raise NotSupported(f"storage mode {quoted(value)} not supported: a volume has one writer")
+        if (mode := attrs.get(K8S_STORAGE_MODE)) not in (None, *_MODES):
+            raise NotSupported(f"storage mode {quoted(str(mode))} not supported: a volume has one writer")
+        for key in (K8S_STORAGE_CLASS, K8S_STORAGE_PROVISIONER, K8S_STORAGE_MEDIUM):
+            if attrs.get(key):
+                raise NotSupported(f"{key} not supported: volumes are mounted by the host")
 
 
 def _size(value: object) -> int:

@@ -85,10 +85,13 @@ async def test_a_pool_may_be_described_as_it_is(driver: LocalDriver, tmp_path: P
 
 async def test_pods_get_what_has_one_writer(driver: LocalDriver) -> None:
     provider = LocalProvider(driver, "file")
-    for attributes in ({}, {"storage-mode": "RWO"}, {"storage-mode": "ReadWriteOnce", "storage-class": "gold"}):
+    for attributes in ({}, {"storage-mode": "RWO"}, {"storage-mode": "ReadWriteOnce", "path": "/x"}):
         provider.validate_for_k8s(attributes)
     with pytest.raises(NotSupported, match='storage mode "RWX" not supported'):
         provider.validate_for_k8s({"storage-mode": "RWX"})
+    for key, value in (("storage-class", "gold"), ("storage-medium", "Memory")):
+        with pytest.raises(NotSupported, match=f"^{key} not supported"):
+            provider.validate_for_k8s({key: value})
     with pytest.raises(InvalidArgument, match='storage medium "foo" not valid'):
         provider.validate_for_k8s({"storage-medium": "foo"})
 
