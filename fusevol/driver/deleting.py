@@ -27,6 +27,7 @@ class Deleting:
             return
         async with self._context.hold(volume_id) as volume:
             name = volume.locator.name
+            refuse_if_used(volume, "deleted")
             self._context.refuse_if_mounted(volume, "deleted")
             snapshots = [child for child in await self._store.children(volume_id) if child.is_snapshot]
             for child in snapshots:
@@ -48,7 +49,6 @@ class Deleting:
     async def refuse_if_needed(self, volume: Volume, *, with_snapshots: bool = False) -> None:
         """Raise what keeps a volume from being deleted, mounted or not: VolumeBusy, VolumeHasSnapshots."""
         name = volume.locator.name
-        refuse_if_used(volume, "deleted")
         if volume.spec.sticky:
             raise VolumeBusy(f'volume "{name}" is sticky', hint=f"to let it go: fusevol set {name} --no-sticky")
         try:

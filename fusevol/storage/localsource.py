@@ -12,6 +12,7 @@ import trio
 from fusevol.api import UINT64_MAX, Source, Volume, VolumeLocator, VolumeSpec, check_name
 from fusevol.driver import LocalDriver
 from fusevol.driver.attachment import believed
+from fusevol.driver.consumers import refuse_if_used
 from fusevol.driver.context import LEFTOVER
 from fusevol.driver.labels import (
     POOL_LABEL,
@@ -178,6 +179,7 @@ class LocalFilesystemSource(FilesystemSource):
 
         async def destroy(volume: Volume) -> None:
             # First, since one that is going to stay is to stay mounted.
+            refuse_if_used(volume, "deleted")
             await self._driver.deleting.refuse_if_needed(volume)
             await self._unmount(volume)
             await self._driver.delete(volume.id)
