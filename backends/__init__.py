@@ -5,7 +5,7 @@ modules of the backends are imported only when they are used.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -41,17 +41,19 @@ def load(name: str) -> type[Backend]:
     return found
 
 
-def check_parameters(name: str, params: Mapping[str, Any]) -> type[Backend]:
+def check_parameters(name: str, params: Mapping[str, Any], *, besides: Sequence[str] = ()) -> type[Backend]:
     """The backend of that name, which has such parameters; what they are is not looked at.
 
-    Raises InvalidArgument for one that it does not know, or lacks, and as `load`.
+    besides: what else the caller knows, for the error. Raises InvalidArgument for one that it does not know, or lacks,
+    and as `load`.
     """
     kind = load(name)
     signature = inspect.signature(kind)
     known = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     for param in params:
         if param not in known:
-            raise InvalidArgument(f"backend {name!r} has no parameter {param!r}; known: {', '.join(known) or 'none'}")
+            names = ", ".join([*known, *besides]) or "none"
+            raise InvalidArgument(f"backend {name!r} has no parameter {param!r}; known: {names}")
     try:
         signature.bind(**params)
     except TypeError as error:
@@ -59,6 +61,6 @@ def check_parameters(name: str, params: Mapping[str, Any]) -> type[Backend]:
     return kind
 
 
-def open_backend(name: str, **params: Any) -> Backend:
+def open_backend(name: str, /, **params: Any) -> Backend:
     """Open the backend of that name. Raises as `check_parameters`, and as the backend itself."""
     return check_parameters(name, params)(**params)

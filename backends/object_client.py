@@ -300,6 +300,11 @@ Kind = Literal["config", "client_options", "retry_config"]
 def open_client(url: str, options: dict[Kind, dict[str, Any] | None]) -> Client:
     """A client for the store at `url`; `options` go to obstore's store of that kind."""
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    for name, value in given.items():
+        if not isinstance(value, dict):
+            raise InvalidArgument(f"no store can be opened at {url}: {name} must be a table")
+    if not isinstance(url, str):
+        raise InvalidArgument(f"no store can be opened at {url!r}: it is no text")
     if "retry_config" in given:
         # Seconds, where obstore wants an object that no configuration file can have.
         seconds = given["retry_config"].get("retry_timeout")

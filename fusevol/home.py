@@ -202,6 +202,8 @@ def _locked(directory: Path) -> Iterator[None]:
 
 def _replace(path: Path, text: str) -> None:
     """Write a file whole or not at all. A new one can be read by its owner alone: it may hold credentials."""
+    from fusevol.backends.systemcalls import fsync_directory
+
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -217,11 +219,7 @@ def _replace(path: Path, text: str) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    fsync_directory(path.parent)
 
 
 def default_home() -> Path:

@@ -27,7 +27,7 @@ def umount(
       fusevol umount /mnt/web
     """
     from fusevol.driver import LocalDriver
-    from fusevol.driver.mounting import absolute
+    from fusevol.driver.mounting import resolved
     from fusevol.driver.mounts import is_ours, mount_at
     from fusevol.forms.objects import display_name, kind_of
 
@@ -35,7 +35,7 @@ def umount(
         if "/" in target or target in (".", ".."):
             volume_id, path = await driver.mounting.mounted_at(target), target
             if not volume_id:
-                if is_ours(mount_at(absolute(target))):
+                if is_ours(mount_at(await resolved(target))):
                     raise VolumeDetached(f"what is mounted on {target} has no record here", hint=f"umount {target}")
                 raise VolumeDetached(f"no volume is mounted on {target}")
         else:

@@ -8,15 +8,7 @@ from fusevol.api import Volume, VolumeState, VolumeStatus
 from fusevol.driver.labels import POOL_LABEL, own_labels, pool_of, with_labels
 from fusevol.errors import InvalidArgument, NotSupported, VolumeNotFound
 
-__all__ = [
-    "as_before",
-    "available",
-    "deleted",
-    "in_pool",
-    "inherited",
-    "names_of",
-    "unfinished",
-]
+__all__ = ["as_before", "available", "deleted", "in_pool", "inherited", "names_of", "unfinished"]
 
 _NAMES_SHOWN = 5
 

@@ -8,7 +8,6 @@ begin with RESOURCE_LABELS its resource tags. A volume without them is left alon
 import math
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, Final
 
 from fusevol.backends import available, check_parameters, load
@@ -27,8 +26,7 @@ from fusevol.storage.kubernetes import (
 )
 from fusevol.storage.localsource import LocalFilesystemSource
 from fusevol.storage.names import ProviderType, quoted
-from fusevol.storage.provider import Provider, VolumeSource
-from fusevol.storage.registry import StaticProviderRegistry
+from fusevol.storage.provider import Provider, ProviderRegistry, VolumeSource
 
 __all__ = ["LocalProvider", "local_provider_registry"]
 
@@ -102,12 +100,8 @@ class LocalProvider(Provider):
         if not os.path.isabs(str(attrs.get("path", os.sep))):
             raise InvalidArgument("'path': it must be an absolute path")
         _size(attrs.get(_CACHE_SIZE, 0))
-        try:
-            check_parameters(self._type, {key: attrs[key] for key in attrs if key not in _NOT_THE_BACKENDS})
-        except InvalidArgument as error:
-            if "known:" in str(error):
-                error.hint = f"a pool has {_CACHE_SIZE} besides"
-            raise
+        parameters = {key: attrs[key] for key in attrs if key not in _NOT_THE_BACKENDS}
+        check_parameters(self._type, parameters, besides=(_CACHE_SIZE,))
 
     def _check_type(self, config: Config) -> None:
         if config.provider != self._type:
@@ -145,12 +139,29 @@ def _config_of(pool: Pool) -> Config:
     return Config(pool.name, pool.backend, {**pool.attributes, **({_CACHE_SIZE: pool.cache_size} if said else {})})
 
 
-def local_provider_registry(driver: LocalDriver) -> StaticProviderRegistry:
-    """A provider for every backend that is installed and keeps what it is given."""
-    providers = {}
-    for name in available():
-        # One that cannot be loaded provides nothing.
-        with suppress(DriverNotFound):
-            if load(name).traits.durable:
-                providers[name] = LocalProvider(driver, name)
-    return StaticProviderRegistry(providers)
+class _LocalProviders(ProviderRegistry):
+    """A provider for every backend that is installed, can be loaded, and keeps what it is given."""
+
+    def __init__(self, driver: LocalDriver) -> None:
+        self._driver = driver
+
+    def storage_provider_types(self) -> list[ProviderType]:
+        return [name for name in available() if self._is_one(name)]
+
+    def storage_provider(self, provider_type: ProviderType) -> LocalProvider:
+        # Only the one that is asked for is loaded: a store's client takes its time.
+        if provider_type not in available() or not self._is_one(provider_type):
+            known = ", ".join(self.storage_provider_types())
+            raise DriverNotFound(f"storage provider {quoted(provider_type)} not found", hint=f"there are: {known}")
+        return LocalProvider(self._driver, provider_type)
+
+    def _is_one(self, name: str) -> bool:
+        try:
+            return load(name).traits.durable
+        except DriverNotFound:
+            return False
+
+
+def local_provider_registry(driver: LocalDriver) -> ProviderRegistry:
+    """The providers of the pools of a driver's state directory."""
+    return _LocalProviders(driver)

@@ -37,10 +37,11 @@ class PoolManager:
         return [config for provider in providers for config in provider.default_pools()]
 
     def get(self, name: str) -> Config:
-        """The pool of that name. Raises InvalidArgument where there is none."""
-        for pool in self.list():
-            if pool.name == name:
-                return pool
+        """The pool of that name. Raises InvalidArgument where there is none, DriverNotFound for its provider."""
+        if pool := self._home.config.pools.get(name):
+            for config in self._registry.storage_provider(pool.backend).default_pools():
+                if config.name == name:
+                    return config
         raise InvalidArgument(f"pool {quoted(name)} not found", hint="to see those there are: fusevol pool ls")
 
     async def create(self, name: str, provider_type: ProviderType, attrs: Attrs) -> Config:

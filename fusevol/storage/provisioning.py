@@ -72,7 +72,7 @@ async def provision(
         if directive.count > _MOST:
             raise InvalidArgument(f"storage {quoted(storage)}: {directive.count} are more than {_MOST} at once")
         config = pools.get(directive.pool or DEFAULT_POOL)
-        source = registry.providers[config.provider].filesystem_source(config)
+        source = registry.storage_provider(config.provider).filesystem_source(config)
         for number in range(directive.count):
             tag = StorageTag(f"{storage}/{number}")
             item = Provisioned(tag=tag, name=tag.id.replace("/", "-"), pool=config.name)

@@ -22,7 +22,7 @@ class StaticProviderRegistry(ProviderRegistry):
     def storage_provider(self, provider_type: ProviderType) -> Provider:
         """The provider of a type. Raises DriverNotFound."""
         if provider_type not in self.providers:
-            raise _not_found(provider_type, f"there are: {', '.join(sorted(self.providers)) or 'none'}")
+            raise _not_found(provider_type)
         return self.providers[provider_type]
 
 
@@ -61,5 +61,5 @@ class NotImplementedProviderRegistry(ProviderRegistry):
         raise NotSupported('"StorageProvider" not implemented')
 
 
-def _not_found(provider_type: ProviderType, hint: str | None = None) -> DriverNotFound:
-    return DriverNotFound(f"storage provider {quoted(provider_type)} not found", hint=hint)
+def _not_found(provider_type: ProviderType) -> DriverNotFound:
+    return DriverNotFound(f"storage provider {quoted(provider_type)} not found")

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import obstore
 import pytest
@@ -412,3 +413,17 @@ async def test_a_bucket_that_is_not_there_is_not_taken_for_a_volume_that_is_not(
     monkeypatch.setattr(obstore, "head", head)
     with pytest.raises(BackendError, match="no such bucket"):
         await backend.delete("v")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error"),
+    [
+        ({"url": 12}, "no store can be opened at 12: it is no text"),
+        ({"url": "s3://b", "config": "x"}, "config must be a table"),
+        ({"url": "s3://b", "config": {"endpoint": "x"}}, "its endpoint 'x' is no http or https URL"),
+        ({"url": "s3://b", "name": "x"}, "has no parameter 'name'"),
+    ],
+)
+def test_parameters_that_cannot_be_are_refused(parameters: dict[str, Any], error: str) -> None:
+    with pytest.raises(InvalidArgument, match=error):
+        open_backend("object", **parameters)
