@@ -12,10 +12,12 @@ from typing import NamedTuple, Protocol
 from fusevol.api.io import Buffer, IODriver
 from fusevol.errors import NotSupported
 
-__all__ = ["NO_VERSION", "Backend", "Capacity", "Manifest", "Traits"]
+__all__ = ["NO_VERSION", "SEALED", "Backend", "Capacity", "Manifest", "Traits"]
 
 #: The version of a manifest that was never written.
 NO_VERSION = ""
+#: How a manifest begins in the store where it is encrypted (`fusevol.backends.encryption`).
+SEALED = b"FVSEALED"
 
 
 class Manifest(NamedTuple):
@@ -46,12 +48,15 @@ class Traits:
         the remains of a torn write.
     remote: reads wait for other machines. Such a volume is mounted through `fusevol.backends.cache.LocalCache`, which
         can be read without a loop.
+    block: ranges that are read, written or discarded begin and end at multiples of it; others are InvalidArgument.
+        At most 4096, which is a volume's block.
     """
 
     durable: bool = True
     rewritable: bool = True
     atomic_writes: bool = False
     remote: bool = False
+    block: int = 1
 
 
 class Started(Protocol):

@@ -16,6 +16,7 @@ path = "/mnt/nvme/volumes"
 backend = "object"
 url = "s3://bucket/volumes"
 cache_size = "20G"           # of each mounted volume, in cache/ of the state directory; 4G unless it says otherwise
+key_file = "/etc/fusevol/far.key"    # what is stored is encrypted with it; fusevol pool key makes one
 
 [drivers.shelf]              # parameters of an installed volume driver
 url = "http://shelf:9000"
@@ -44,7 +45,7 @@ CONFIG_NAME = "config.toml"
 
 _LOCK_TIMEOUT = 10.0
 _KEYS = ("lock_timeout", "pools", "drivers")
-_POOL_KEYS = ("backend", "cache_size")
+_POOL_KEYS = ("backend", "cache_size", "key_file")
 _CACHE_SIZE = 4 << 30
 
 
@@ -52,12 +53,14 @@ class Pool(NamedTuple):
     """Where volumes can be made: a backend by name, and its parameters.
 
     cache_size: bytes that each mounted volume may cache on a local disk, where reads wait for other machines.
+    key_file: path of the key that all is encrypted with which the pool stores; "" where it is stored as it is.
     """
 
     name: str
     backend: str
     attributes: Mapping[str, Any]
     cache_size: int = _CACHE_SIZE
+    key_file: str = ""
 
     @property
     def directory(self) -> Path | None:
@@ -290,7 +293,10 @@ def _parse(text: str, where: str, default: Pool) -> Config:
             cache_size = parse_size(str(table.get("cache_size", _CACHE_SIZE)))
         except ValueError as error:
             raise mistake(str(error), "pools", name, "cache_size") from None
-        pools[name] = Pool(name, table["backend"], attributes, cache_size)
+        key_file = table.get("key_file", "")
+        if "key_file" in table and not (isinstance(key_file, str) and os.path.isabs(key_file)):
+            raise mistake("it must be an absolute path", "pools", name, "key_file")
+        pools[name] = Pool(name, table["backend"], attributes, cache_size, key_file)
     drivers = {
         name: {key: _text_of(value) for key, value in table.items()} for name, table in tables["drivers"].items()
     }

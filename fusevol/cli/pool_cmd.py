@@ -1,7 +1,8 @@
-"""fusevol pool ls, add and rm."""
+"""fusevol pool ls, add, rm and key."""
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from fusevol.driver import LocalDriver
     from fusevol.storage import Config
 
-__all__ = ["make_app", "pool_add", "pool_ls", "pool_rm"]
+__all__ = ["make_app", "pool_add", "pool_key", "pool_ls", "pool_rm"]
 
 
 def make_app(context: dict[str, Any]) -> typer.Typer:
@@ -25,6 +26,7 @@ def make_app(context: dict[str, Any]) -> typer.Typer:
     app.command("ls", context_settings=context)(pool_ls)
     app.command("add", context_settings=context)(pool_add)
     app.command("rm", context_settings=context)(pool_rm)
+    app.command("key", context_settings=context)(pool_key)
     return app
 
 
@@ -83,13 +85,15 @@ def pool_add(
     """Describe a new pool in config.toml, once it answers.
 
     Values are as in TOML (10, true, "20G"), and everything else is a text. What is secret is better in the environment,
-    or written into the file with an editor: others may see the command line.
+    or written into the file with an editor: others may see the command line. A pool that has a key_file, which pool key
+    makes, encrypts all that it stores.
 
     Example:
 
     \b
       fusevol pool add fast file path=/mnt/nvme/volumes
       fusevol pool add far object url=s3://bucket/folder config.region=eu-central-1 cache_size=20G
+      fusevol pool add vault object url=s3://bucket/vault key_file=/etc/fusevol/vault.key
     """
     attributes = _attributes(parameters or [])
 
@@ -126,6 +130,29 @@ def pool_rm(
         print_json({"deleted": [name]})
     else:
         print(f'pool "{name}" is removed')
+
+
+def pool_key(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it; there must be nothing yet.")],
+    json: JsonOption = False,
+) -> None:
+    """Make a key for a pool that encrypts.
+
+    It is random, and in this file alone: without it, what is in the pool can be read by nobody. Keep a copy elsewhere.
+
+    Example:
+
+    \b
+      fusevol pool key /etc/fusevol/vault.key
+      fusevol pool add vault object url=s3://bucket/vault key_file=/etc/fusevol/vault.key
+    """
+    from fusevol.backends.encryption import make_key_file
+
+    make_key_file(path)
+    if json:
+        print_json({"key_file": str(path)})
+    else:
+        print(f'key "{path}" is ready; keep a copy of it elsewhere, without it nothing in its pool can be read')
 
 
 def _texts(attributes: Mapping[str, object], table: str = "") -> list[str]:

@@ -15,6 +15,7 @@ from fusevol.driver.attachment import believed, detached, is_mounted, lease_of, 
 from fusevol.driver.control import Control
 from fusevol.driver.labels import pool_of
 from fusevol.driver.mounts import take_away
+from fusevol.driver.pools import open_pool
 from fusevol.driver.snapmounts import without_unseen
 from fusevol.errors import (
     CorruptData,
@@ -25,7 +26,7 @@ from fusevol.errors import (
     VolumeBusy,
     VolumeNotFound,
 )
-from fusevol.home import Home, Pool
+from fusevol.home import Home
 from fusevol.store import Life, SqliteStore
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Context:
         if pool_name not in self._backends:
             pool = self.home.pool(pool_name)
             try:
-                self._backends[pool_name] = self._open_pool(pool)
+                self._backends[pool_name] = open_pool(pool, self.cache_directory)
             except FusevolError as error:
                 error.args = (f'pool "{pool_name}": {error}',)
                 raise
@@ -76,16 +77,6 @@ class Context:
         """Forget how a pool was, which nobody uses, and is another one now."""
         if backend := self._backends.pop(pool_name, None):
             await backend.aclose()
-
-    def _open_pool(self, pool: Pool) -> "Backend":
-        from fusevol.backends import open_backend
-
-        backend = open_backend(pool.backend, **pool.attributes)
-        if not backend.traits.remote:
-            return backend
-        from fusevol.backends.cache import LocalCache
-
-        return LocalCache(lambda: open_backend(pool.backend, **pool.attributes), self.cache_directory, pool.cache_size)
 
     def backend_of(self, volume: Volume) -> "Backend":
         """The backend that holds a volume."""

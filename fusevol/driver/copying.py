@@ -121,7 +121,9 @@ class Copying:
         if target is None:
             labels = {**own_labels(volume), POOL_LABEL: pool or DEFAULT_POOL}
             # What the schedule there takes, and deletes, is the history here.
-            spec = msgspec.structs.replace(volume.spec, sticky=False, snapshot_interval=0, snapshot_schedule="")
+            spec = msgspec.structs.replace(
+                volume.spec, sticky=False, snapshot_interval=0, snapshot_schedule="", encrypted=False
+            )
             with suppress(AlreadyExists):
                 made = await self._create(VolumeLocator(name=name, volume_labels=labels), spec)
                 return await self._context.store.get_vol(made), True

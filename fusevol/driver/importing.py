@@ -182,7 +182,7 @@ class Importing:
         found.held.refuse(
             found.name or found.id, force=force or not found.held.here, how=f"fusevol import --force {found.id}"
         )
-        record = _record(found, name)
+        record = in_pool(_record(found, name), self._context.home.pool(found.pool))
         if (tag := record.locator.volume_labels.get(TAG_LABEL)) and await self._context.store.enumerate(
             None, {TAG_LABEL: tag}
         ):
@@ -217,7 +217,7 @@ def _record(found: Importable, name: str) -> Volume:
         record = lasting(found.record)
         locator = msgspec.structs.replace(record.locator, name=name or record.locator.name)
         record = msgspec.structs.replace(record, id=found.id, locator=locator)
-    return in_pool(unfinished(record) if found.unfinished else available(record), found.pool)
+    return unfinished(record) if found.unfinished else available(record)
 
 
 def _is_uuid(text: str) -> bool:

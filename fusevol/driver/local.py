@@ -40,7 +40,7 @@ from fusevol.driver.rawbytes import RawBytes
 from fusevol.driver.reconciliation import Reconciled, reconcile
 from fusevol.driver.records import as_before, available, in_pool, inherited
 from fusevol.driver.snapshots import Snapshots
-from fusevol.driver.specs import check_spec, followed
+from fusevol.driver.specs import check_change, check_spec, followed
 from fusevol.driver.statistics import Statistics
 from fusevol.driver.together import Together
 from fusevol.driver.upkeep import Upkeep
@@ -154,7 +154,6 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
         """
         check_name(locator.name, "volume")
         check_labels(locator.volume_labels, made=True)
-        check_spec(spec)
         record = Volume(
             id=str(uuid.uuid4()),
             locator=msgspec.structs.replace(locator, volume_ids=()),
@@ -166,8 +165,10 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
             state=VolumeState.PENDING,
         )
         parent = await self._parent_of(record)
-        record = inherited(record, parent) if parent else in_pool(record, pool_of(record))
-        record = with_labels(record, storage or {})
+        record = inherited(record, parent) if parent else record
+        pool = self.context.home.pool(pool_of(record))
+        check_spec(spec, encrypted=bool(pool.key_file))
+        record = with_labels(in_pool(record, pool), storage or {})
         if not self.context.backend_of(record).traits.durable:
             raise NotSupported(
                 f'pool "{pool_of(record)}" keeps nothing once this process ends', hint="choose another with --pool"
@@ -272,14 +273,12 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
             changed = msgspec.structs.replace(
                 volume, locator=locator.apply_to(volume.locator), spec=spec.apply_to(volume.spec)
             )
-            check_spec(changed.spec)
+            check_change(volume.spec, changed.spec)
             return changed
 
         if change(volume).locator.name != volume.locator.name:
             # Docker knows it by its name.
             refuse_if_used(volume, "renamed")
-        if change(volume).spec.ephemeral and not volume.spec.ephemeral:
-            raise NotSupported("ephemeral: that has to be said when a volume is made: it would lose what it holds")
         old, new = volume.spec.size, change(volume).spec.size
         if new != old:
             await self._check_size(volume, new)

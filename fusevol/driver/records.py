@@ -7,6 +7,7 @@ import msgspec
 from fusevol.api import Volume, VolumeState, VolumeStatus
 from fusevol.driver.labels import POOL_LABEL, own_labels, pool_of, with_labels
 from fusevol.errors import InvalidArgument, NotSupported, VolumeNotFound
+from fusevol.home import Pool
 
 __all__ = ["as_before", "available", "deleted", "in_pool", "inherited", "names_of", "unfinished"]
 
@@ -25,7 +26,7 @@ def inherited(record: Volume, parent: Volume) -> Volume:
         raise VolumeNotFound(f'volume "{parent.locator.name}" is being created or deleted')
     if size and size < parent.spec.size:
         raise InvalidArgument(f'a clone of "{parent.locator.name}" cannot be smaller than its {parent.spec.size} bytes')
-    record = in_pool(record, pool)
+    record = with_labels(record, {POOL_LABEL: pool})
     locator = msgspec.structs.replace(
         record.locator, volume_labels={**own_labels(parent), **record.locator.volume_labels}
     )
@@ -33,9 +34,10 @@ def inherited(record: Volume, parent: Volume) -> Volume:
     return msgspec.structs.replace(record, locator=locator, spec=spec, format=parent.format)
 
 
-def in_pool(record: Volume, pool: str) -> Volume:
-    """The record of a volume in that pool."""
-    return with_labels(record, {POOL_LABEL: pool})
+def in_pool(record: Volume, pool: Pool) -> Volume:
+    """The record of a volume in that pool, and encrypted where that is."""
+    spec = msgspec.structs.replace(record.spec, encrypted=bool(pool.key_file))
+    return with_labels(msgspec.structs.replace(record, spec=spec), {POOL_LABEL: pool.name})
 
 
 def available(volume: Volume) -> Volume:

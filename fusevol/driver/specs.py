@@ -4,23 +4,29 @@ from fusevol.api import VolumeSpec
 from fusevol.errors import InvalidArgument, NotSupported
 from fusevol.mount.schedule import parse_schedule
 
-__all__ = ["check_spec", "followed"]
+__all__ = ["check_change", "check_spec", "followed"]
 
 #: Fields of a spec that may have any value.
 _FREE = frozenset(
-    {"ephemeral", "size", "sticky", "group", "mount_options", "snapshot_interval", "snapshot_schedule", "io_throttle",
-     "readahead"}
+    {"encrypted", "ephemeral", "size", "sticky", "group", "mount_options", "snapshot_interval", "snapshot_schedule",
+     "io_throttle", "readahead"}
 )  # fmt: skip
 #: The block size that its filesystem has.
 _BLOCK_SIZE = 4096
 
 
-def check_spec(spec: VolumeSpec) -> None:
+def check_spec(spec: VolumeSpec, *, encrypted: bool) -> None:
     """Raise NotSupported for a field whose value would have no effect, InvalidArgument for one that makes no sense.
 
-    cos and io_profile are hints, but there is nothing yet that would take them.
+    encrypted: whether the volume is, or is to be, in a pool that encrypts. cos and io_profile are hints, but there is
+    nothing yet that would take them.
     """
     default = VolumeSpec()
+    if spec.encrypted and not encrypted:
+        raise NotSupported(
+            "encrypted: the volume's pool keeps what it is given as it is",
+            hint="choose a pool that has a key_file; see fusevol pool add --help",
+        )
     for field in spec.__struct_fields__:
         if field == "block_size" and spec.block_size == _BLOCK_SIZE:
             continue
@@ -37,6 +43,15 @@ def check_spec(spec: VolumeSpec) -> None:
         from fusevol.driver.server import mount_options
 
         mount_options(spec.mount_options, "volume")
+
+
+def check_change(before: VolumeSpec, after: VolumeSpec) -> None:
+    """Raise as `check_spec`, and NotSupported for what cannot be changed of a volume that is there."""
+    check_spec(after, encrypted=before.encrypted)
+    if after.ephemeral and not before.ephemeral:
+        raise NotSupported("ephemeral: that has to be said when a volume is made: it would lose what it holds")
+    if before.encrypted and not after.encrypted:
+        raise NotSupported("encrypted: its pool encrypts what it is given", hint="copy it to one that does not")
 
 
 def followed(spec: VolumeSpec) -> tuple[object, ...]:

@@ -55,6 +55,7 @@ class VolumeObject(msgspec.Struct, frozen=True, kw_only=True):
     error: str
     mount_options: dict[str, str]
     lease: "LeaseObject | None"
+    encrypted: bool
     ephemeral: bool
     group: str
     snapshot_interval: int
@@ -128,6 +129,7 @@ async def volume_object(driver: "LocalDriver", volume: Volume, snapshots: int | 
         error=volume.error,
         mount_options=dict(volume.spec.mount_options),
         lease=_lease_object(volume),
+        encrypted=volume.spec.encrypted,
         ephemeral=volume.spec.ephemeral,
         group=volume.spec.group,
         snapshot_interval=volume.spec.snapshot_interval,

@@ -24,6 +24,7 @@ KNOWN = {
     "sticky": "true or false, as --sticky",
     "ephemeral": "true or false: empty whenever it is mounted, as --ephemeral",
     "group": "the group of volumes that snapshots are taken of together",
+    "secure": "true: only in a pool that encrypts",
     "labels": "labels: k=v,k2=v2",
     "snap_interval": "minutes between snapshots, 0 for none",
     "snap_schedule": "when to take snapshots: daily=03:00,7;weekly=Sunday@04:00",
@@ -44,11 +45,11 @@ _ALIASES = {
 #: What openstorage has, and this does not; with the value that says so, where there is one.
 _ABSENT = {
     "block_size": "4096", "fs": "fuse", "format": "fuse", "io_profile": "", "cos": "", "shared": "false",
-    "secure": "false", "secret_key": "", "compressed": "false", "dedupe": "false",
+    "secret_key": "", "compressed": "false", "dedupe": "false",
 }  # fmt: skip
 #: By key, the field of a VolumeSpec it is.
 _FIELDS = {
-    "size": "size", "sticky": "sticky", "ephemeral": "ephemeral", "group": "group",
+    "size": "size", "sticky": "sticky", "ephemeral": "ephemeral", "secure": "encrypted", "group": "group",
     "snap_interval": "snapshot_interval", "snap_schedule": "snapshot_schedule", "readahead": "readahead",
 }  # fmt: skip
 _BOUNDS = ("read_iops", "write_iops", "read_bw_mbytes", "write_bw_mbytes")

@@ -115,10 +115,12 @@ class BlockReader:
         return await self._checked(blob.address, blob.size, blob.checksum, what)
 
     async def _checked(self, address: int, size: int, checksum: int, what: str) -> Buffer:
-        space = self.space(address)
+        # What is less than whole blocks is stored in whole blocks.
+        space, whole = self.space(address), -(-size >> BLOCK_SHIFT) << BLOCK_SHIFT
         for _ in range(2):
-            data = await self.backend.read(space, size, address << BLOCK_SHIFT)
+            stored = await self.backend.read(space, whole, address << BLOCK_SHIFT)
+            data = stored if size == whole else memoryview(stored)[:size]
             if len(data) == size and xxh3_64_intdigest(data) == checksum:
                 return data
-            self.backend.doubt(space, size, address << BLOCK_SHIFT)
+            self.backend.doubt(space, whole, address << BLOCK_SHIFT)
         raise CorruptData(f'{what} of volume "{self.volume_id}" at {address:#x} in space "{space}" is damaged')

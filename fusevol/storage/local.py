@@ -32,7 +32,8 @@ __all__ = ["LocalProvider", "local_provider_registry"]
 
 #: Attributes of a pool that its backend is not given.
 _CACHE_SIZE: Final = "cache_size"
-_NOT_THE_BACKENDS: Final = (CONFIG_STORAGE_DIR, _CACHE_SIZE)
+_KEY_FILE: Final = "key_file"
+_NOT_THE_BACKENDS: Final = (CONFIG_STORAGE_DIR, _CACHE_SIZE, _KEY_FILE)
 #: What a claim of a pod can be: a volume has one writer.
 _MODES: Final = ("ReadWriteOnce", "RWO")
 
@@ -74,7 +75,8 @@ class LocalProvider(Provider):
                 f"pool {quoted(config.name)} not found", hint=f"to describe it: fusevol pool add {config.name}"
             )
         pool = pools[config.name]
-        known = {**pool.attributes, CONFIG_STORAGE_DIR: str(pool.directory), _CACHE_SIZE: pool.cache_size}
+        known = {**pool.attributes, CONFIG_STORAGE_DIR: str(pool.directory)}
+        known |= {_CACHE_SIZE: pool.cache_size, _KEY_FILE: pool.key_file}
         for key, value in config.attrs.items():
             if known.get(key) != (_size(value) if key == _CACHE_SIZE else value):
                 raise InvalidArgument(f"pool {quoted(pool.name)} has another {quoted(key)} than that")
@@ -99,9 +101,11 @@ class LocalProvider(Provider):
             raise InvalidArgument("'url': it must be a text")
         if not os.path.isabs(str(attrs.get("path", os.sep))):
             raise InvalidArgument("'path': it must be an absolute path")
+        if _KEY_FILE in attrs and not os.path.isabs(str(attrs[_KEY_FILE])):
+            raise InvalidArgument(f"{_KEY_FILE!r}: it must be an absolute path")
         _size(attrs.get(_CACHE_SIZE, 0))
         parameters = {key: attrs[key] for key in attrs if key not in _NOT_THE_BACKENDS}
-        check_parameters(self._type, parameters, besides=(_CACHE_SIZE,))
+        check_parameters(self._type, parameters, besides=(_CACHE_SIZE, _KEY_FILE))
 
     def _check_type(self, config: Config) -> None:
         if config.provider != self._type:
@@ -135,8 +139,9 @@ def _can_be_written(value: object) -> bool:
 
 
 def _config_of(pool: Pool) -> Config:
-    said = pool.cache_size != Pool._field_defaults[_CACHE_SIZE]
-    return Config(pool.name, pool.backend, {**pool.attributes, **({_CACHE_SIZE: pool.cache_size} if said else {})})
+    ours = {key: getattr(pool, key) for key in (_CACHE_SIZE, _KEY_FILE)}
+    said = {key: value for key, value in ours.items() if value != Pool._field_defaults[key]}
+    return Config(pool.name, pool.backend, {**pool.attributes, **said})
 
 
 class _LocalProviders(ProviderRegistry):

@@ -105,7 +105,7 @@ class LocalFilesystemSource(FilesystemSource):
         check_labels(options.labels)
         storage = {TAG_LABEL: str(params.tag), **_resource_labels(params.resource_tags)}
         spec = msgspec.structs.replace(options.applied_to(VolumeSpec()), size=params.size << _MIB)
-        check_spec(spec)
+        check_spec(spec, encrypted=bool(self._driver.context.home.pool(self._pool).key_file))
         return _Asked(name, {**options.labels, POOL_LABEL: self._pool}, storage, spec, options, adopt == "true")
 
     async def create_filesystems(self, params: Sequence[FilesystemParams]) -> list[CreateFilesystemsResult]:

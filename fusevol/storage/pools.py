@@ -2,15 +2,26 @@
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 import trio
 
 from fusevol.api import check_name
-from fusevol.backends import open_backend
+from fusevol.backends import Backend
 from fusevol.driver import LocalDriver
 from fusevol.driver.labels import pool_of
-from fusevol.errors import AlreadyExists, BackendError, FusevolError, InvalidArgument, VolumeBusy
+from fusevol.driver.pools import open_pool
+from fusevol.errors import (
+    AlreadyExists,
+    BackendError,
+    CorruptData,
+    FusevolError,
+    InvalidArgument,
+    NotSupported,
+    VolumeBusy,
+    VolumeNotFound,
+)
 from fusevol.home import DEFAULT_POOL, Pool
 from fusevol.storage.config import Attrs, Config
 from fusevol.storage.names import ProviderType, is_valid_pool_name, quoted
@@ -103,10 +114,10 @@ class PoolManager:
         pool = _pool_of(config)
         self._refuse_place(pool)
         try:
-            backend = open_backend(pool.backend, **pool.attributes)
+            backend = open_pool(pool, None)
             try:
                 with trio.fail_after(_PATIENCE):
-                    await backend.list()
+                    await _check_key(backend)
             finally:
                 with trio.CancelScope(shield=True):
                     await backend.aclose()
@@ -161,7 +172,16 @@ def _store_of(pool: Pool) -> tuple[str, object]:
     return str(pool.attributes.get("url", "")).rstrip("/"), endpoint
 
 
+async def _check_key(backend: Backend) -> None:
+    """Raise InvalidArgument where volumes are in a store already that are encrypted otherwise; BackendError."""
+    from fusevol.log import read_manifest
+
+    for volume_id in (await backend.list())[:1]:
+        with suppress(VolumeNotFound, CorruptData, NotSupported):
+            await read_manifest(backend, volume_id)
+
+
 def _pool_of(config: Config) -> Pool:
-    return Pool(
-        config.name, config.provider, {key: value for key, value in config.attrs.items() if key != "cache_size"}
-    )
+    attributes = dict(config.attrs)
+    attributes.pop("cache_size", None)
+    return Pool(config.name, config.provider, attributes, key_file=str(attributes.pop("key_file", "")))

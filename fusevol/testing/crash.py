@@ -15,6 +15,7 @@ A workload of one's own: run it over a RecordingBackend, note its barriers in `K
 the journal, and put both into a `Recorded`.
 
 `faults` of `record` says what the log is to be deceived about; controls use it to show that the oracle would notice.
+`over` is what is between the log and the store, before and after a cut.
 """
 
 import random
@@ -35,10 +36,10 @@ from fusevol.testing.workload import Known, Workload
 
 __all__ = ["Recorded", "Setting", "check_cut", "record"]
 
-Faults = Callable[[Backend], Backend]
+Wrap = Callable[[Backend], Backend]
 
 
-def _no_faults(backend: Backend) -> Backend:
+def _nothing(backend: Backend) -> Backend:
     return backend
 
 
@@ -50,7 +51,8 @@ class Setting:
     options: LogOptions
     batch_blocks: int | None
     traits: Traits
-    faults: Faults
+    faults: Wrap
+    over: Wrap
 
     def batches(self) -> AbstractContextManager[None]:
         """While inside, batches are as small as they are to be."""
@@ -79,12 +81,12 @@ class Recorded:
         return choose.randint(0, len(self.journal))
 
 
-def record(seed: object, steps: int = 60, *, faults: Faults = _no_faults) -> Recorded:
+def record(seed: object, steps: int = 60, *, faults: Wrap = _nothing, over: Wrap = _nothing) -> Recorded:
     """Run a random workload on an empty store. Raises AssertionError where that alone goes wrong."""
     choose = random.Random(f"{seed}")
     options, batch_blocks = random_options(choose), choose.choice((5, 20, None))
     traits = Traits(durable=False, atomic_writes=choose.random() < 0.25)
-    setting = Setting(seed, options, batch_blocks, traits, faults)
+    setting = Setting(seed, options, batch_blocks, traits, faults, over)
     with _explained(lambda: f"seed {seed}, before any cut"):
         return _record(setting, MemoryBackend(), {}, steps, f"{seed}")
 
@@ -92,10 +94,10 @@ def record(seed: object, steps: int = 60, *, faults: Faults = _no_faults) -> Rec
 def _record(setting: Setting, store: MemoryBackend, volumes: dict[str, Known], steps: int, seed: str) -> Recorded:
     store.traits = setting.traits
     recording = RecordingBackend(Dawdling(store, seed))
+    backend = GoingOn(setting.over(setting.faults(recording)), seed)
     workload = Workload(
-        GoingOn(setting.faults(recording), seed), seed, options=setting.options, clock=lambda: len(recording.journal),
-        check_every=0, volumes=volumes,
-    )  # fmt: skip
+        backend, seed, options=setting.options, clock=lambda: len(recording.journal), check_every=0, volumes=volumes
+    )
     with setting.batches():
         run(workload.run, steps, seed=seed)
     return Recorded(setting, recording.journal, workload.volumes)
@@ -118,11 +120,11 @@ def check_cut(recorded: Recorded, number: int) -> int:
             store = recorded.journal.materialise(cut, choose)
             store.traits = setting.traits
             with setting.batches():
-                volumes = run(_recover, store, recorded, cut, seed=seed)
+                volumes = run(_recover, setting.over(store), recorded, cut, seed=seed)
             if generation < more:
                 steps = choose.choice((0, 1, 2, 12))
                 recorded = _record(setting, store, volumes, steps, f"{seed}:{generation}")
-        workload = Workload(store, seed, options=setting.options, volumes=volumes)
+        workload = Workload(setting.over(store), seed, options=setting.options, volumes=volumes)
         with setting.batches():
             run(workload.settle, seed=seed)
     return more + 1
@@ -144,7 +146,7 @@ def _leaves(error: BaseException) -> list[BaseException]:
     return [error]
 
 
-async def _recover(store: MemoryBackend, recorded: Recorded, cut: int) -> dict[str, Known]:
+async def _recover(store: Backend, recorded: Recorded, cut: int) -> dict[str, Known]:
     """What is there after a cut, to go on from. Raises AssertionError where it is not what it may be."""
     there = set(await store.list())
     volumes: dict[str, Known] = {}
@@ -174,7 +176,7 @@ async def _recover(store: MemoryBackend, recorded: Recorded, cut: int) -> dict[s
     return volumes
 
 
-async def _look(store: MemoryBackend, known: Known, options: LogOptions, cut: int) -> Known:
+async def _look(store: Backend, known: Known, options: LogOptions, cut: int) -> Known:
     """Open a volume to read only, and take what it shows, if it may be that, as what it must be from now on."""
     async with open_volume(store, known.model.volume_id, read_only=True, options=options) as volume:
         image = await capture(volume)

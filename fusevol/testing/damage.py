@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import trio
 
+from fusevol.backends.base import Backend
 from fusevol.backends.memory import MemoryBackend
 from fusevol.errors import FusevolError
 from fusevol.log import LogOptions, LogVolume, clone_volume, create_volume, open_volume
@@ -18,7 +19,7 @@ BLOCKS = 8
 Contents = dict[str, bytes]
 
 
-async def make_volume(backend: MemoryBackend, volume_id: str, *, clean: bool, seed: int = 0) -> Contents:
+async def make_volume(backend: Backend, volume_id: str, *, clean: bool, seed: int = 0) -> Contents:
     """A small volume with two snapshots and a clone of one; not clean: its writer died after a flush and a while."""
     rng = random.Random(seed)
     live = bytearray(BLOCKS * _BLOCK)
@@ -53,7 +54,7 @@ async def make_volume(backend: MemoryBackend, volume_id: str, *, clean: bool, se
     return contents
 
 
-async def read_all(backend: MemoryBackend, volume_id: str) -> Contents | FusevolError:
+async def read_all(backend: Backend, volume_id: str) -> Contents | FusevolError:
     """Everything in the volume, without changing it; or the error that opening or reading it raised."""
     try:
         async with open_volume(backend, volume_id, read_only=True) as volume:

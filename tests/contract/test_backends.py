@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from obstore.store import MemoryStore
 from fusevol.backends import open_backend
 from fusevol.backends.base import Backend
 from fusevol.backends.cache import LocalCache
+from fusevol.backends.encryption import EncryptedBackend, Key
 from fusevol.backends.file import FileBackend
 from fusevol.backends.memory import MemoryBackend
 from fusevol.backends.object import ObjectBackend
@@ -107,3 +109,21 @@ class TestLocalCache(BackendContract):
     @pytest.fixture
     def reopen(self, tmp_path: Path, capacity: int) -> Reopen:
         return lambda: LocalCache(lambda: ObjectBackend(f"file://{tmp_path}/store"), tmp_path / "cache", capacity)
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["files", "cached objects"])
+class TestEncryptedBackend(BackendContract):
+    @pytest.fixture
+    def reopen(self, tmp_path: Path, remote: bool) -> Reopen:
+        def opened() -> Backend:
+            place = tmp_path / "store"
+            cached = partial(LocalCache, lambda: ObjectBackend(f"file://{place}"), tmp_path / "cache", 1 << 30)
+            return EncryptedBackend(cached() if remote else FileBackend(place), Key(bytes(range(32))))
+
+        return opened
+
+    @pytest.fixture
+    async def backend(self, reopen: Reopen) -> AsyncIterator[Backend]:
+        backend = reopen()
+        yield backend
+        await backend.aclose()

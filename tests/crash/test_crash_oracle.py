@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from fusevol.backends.encryption import EncryptedBackend, Key
 from fusevol.testing.crash import Recorded, check_cut, record
 from fusevol.testing.determinism import REPEATABLE
 from tests.crash.controls import FlushesOnlyCheckpoints, NeverFlushes, discarding_early
@@ -12,6 +13,13 @@ from tests.crash.controls import FlushesOnlyCheckpoints, NeverFlushes, discardin
 @pytest.mark.parametrize("seed", range(22))
 def test_after_any_power_cut_volumes_are_as_at_the_last_barrier_or_a_later_one(seed: int) -> None:
     recorded = record(seed)
+    for number in range(17):
+        check_cut(recorded, number)
+
+
+@pytest.mark.parametrize("seed", range(100, 106))
+def test_it_is_no_other_where_what_is_stored_is_encrypted(seed: int) -> None:
+    recorded = record(seed, over=lambda store: EncryptedBackend(store, Key(bytes(32))))
     for number in range(17):
         check_cut(recorded, number)
 
