@@ -16,6 +16,7 @@ from tests.s3 import S3, configure
 
 #: In names and contents of what the tests write.
 WORD = b"vermilion-secret"
+EVERYWHERE = pytest.mark.parametrize("volume", ["files", "s3"], indirect=True)
 
 
 @pytest.fixture
@@ -26,12 +27,12 @@ def key(place: Path, bench: Bench) -> Path:
     return path
 
 
-@pytest.fixture(params=["files", "s3"])
+@pytest.fixture
 def volume(bench: Bench, place: Path, key: Path, request: pytest.FixtureRequest) -> Volume:
     """A mounted volume in a pool that encrypts; `place/store` has what is stored, where that is in files."""
     home = place / "home"
     home.mkdir(exist_ok=True)
-    if request.param == "s3":
+    if getattr(request, "param", "files") == "s3":
         s3: S3 = request.getfixturevalue("s3")
         configure(home, s3.parameters(uuid.uuid4().hex))
     else:
@@ -56,6 +57,7 @@ def holders(directory: Path) -> list[Path]:
     return [path for path in files if WORD in path.read_bytes() or WORD in bytes(path.relative_to(directory))]
 
 
+@EVERYWHERE
 def test_what_programs_write_is_in_no_store_and_no_cache(volume: Volume, place: Path, s3: S3) -> None:
     word = WORD.decode()
     small = synced(volume.path / f"{word}.txt", WORD * 10)
@@ -78,6 +80,7 @@ def test_what_programs_write_is_in_no_store_and_no_cache(volume: Volume, place: 
     volume.check()
 
 
+@EVERYWHERE
 def test_after_kill_9_all_that_was_synced_is_there(volume: Volume) -> None:
     choose, written = random.Random(7), {}
     for number in range(40):
@@ -90,6 +93,7 @@ def test_after_kill_9_all_that_was_synced_is_there(volume: Volume) -> None:
     volume.check()
 
 
+@EVERYWHERE
 def test_another_host_needs_the_key_and_says_so(volume: Volume, key: Path, place: Path) -> None:
     data = synced(volume.path / "file", random.Random(8).randbytes(1 << 20))
     volume.umount()
