@@ -62,9 +62,12 @@ class Fusevol(Contestant):
 
     def __init__(self, base: Path) -> None:
         super().__init__(base)
-        self.env = os.environ | {"FUSEVOL_HOME": str(base / "fusevol-home")}
-        run(BIN / "fusevol", "create", "bench", env=self.env)
+        self.env = os.environ | {"FUSEVOL_HOME": str(base / f"{self.name}-home")}
+        run(BIN / "fusevol", "create", "bench", "--pool", self.pool(base), env=self.env)
         run(BIN / "fusevol", "mount", "bench", self.path, env=self.env)
+
+    def pool(self, base: Path) -> str:
+        return "default"
 
     def remount(self) -> None:
         self.close()
@@ -73,6 +76,16 @@ class Fusevol(Contestant):
 
     def close(self) -> None:
         run(BIN / "fusevol", "umount", "bench", env=self.env)
+
+
+class Encrypted(Fusevol):
+    name = "encrypted"
+
+    def pool(self, base: Path) -> str:
+        run(BIN / "fusevol", "pool", "key", base / "key", env=self.env)
+        words = ("file", f"path={base}/vault", f"key_file={base}/key")
+        run(BIN / "fusevol", "pool", "add", "vault", *words, env=self.env)
+        return "vault"
 
 
 class JuiceFS(Contestant):
@@ -283,13 +296,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="rounds (default 3)")
     parser.add_argument("--scale", type=float, default=1.0, help="files and bytes, 1.0 for 5,000 files and 512 MiB")
     parser.add_argument("--no-juicefs", action="store_true", help="leave JuiceFS out")
+    parser.add_argument("--encrypted", action="store_true", help="a volume in a pool that encrypts, too")
     parser.add_argument("--no-pgbench", action="store_true", help="leave PostgreSQL out")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the ratios, too")
     args = parser.parse_args()
     if os.geteuid():
         raise SystemExit("scripts/bench_mount: run it as root: it drops the kernel's caches between lines")
-    kinds = [Contestant, Fusevol, *([] if args.no_juicefs else [JuiceFS])]
+    kinds = [Contestant, Fusevol]
+    kinds += [Encrypted] if args.encrypted else []
+    kinds += [] if args.no_juicefs else [JuiceFS]
     bench = Bench(args.scale, pgbench=not args.no_pgbench)
     base = Path(tempfile.mkdtemp(prefix="fusevol-bench-", dir=args.dir.absolute()))
     base.chmod(0o755)

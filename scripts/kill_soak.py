@@ -28,6 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=100, help="how many times (default: 100)")
     parser.add_argument("--seed", type=int, help="for moments and content (default: a new one)")
+    parser.add_argument("--encrypted", action="store_true", help="in a pool that encrypts")
     parser.add_argument("--keep", action="store_true", help="keep the files where something was lost")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
@@ -40,7 +41,11 @@ def main() -> int:
     seconds: list[float] = []
     try:
         with bench.watched():
-            volume = Volume(bench, place / "home").create().mount()
+            volume = Volume(bench, place / "home")
+            if options.encrypted:
+                volume.fusevol("pool", "key", f"{place}/key")
+                volume.fusevol("pool", "add", "vault", "file", f"path={place}/vault", f"key_file={place}/key")
+            volume.create("--pool", "vault" if options.encrypted else "default").mount()
             rounds = Rounds(volume, elsewhere, seed)
             for number in range(1, options.rounds + 1):
                 done = rounds.run()
