@@ -55,6 +55,7 @@ __all__ = [
     "VolumeDetached",
     "VolumeHasSnapshots",
     "VolumeNotFound",
+    "WrongKey",
     "errno_of",
     "exit_code_of",
 ]
@@ -119,6 +120,12 @@ class InvalidArgument(FusevolError):
     """The caller's input is wrong; nothing was changed (ErrEinval)."""
 
     summary = "Invalid argument"
+
+
+class WrongKey(InvalidArgument):
+    """What is stored is encrypted otherwise than the description of its pool says; nothing is wrong with it."""
+
+    summary = "Encrypted with another key"
 
 
 class VolumeDetached(FusevolError):

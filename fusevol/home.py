@@ -287,20 +287,24 @@ def _parse(text: str, where: str, default: Pool) -> Config:
         if not isinstance(table["backend"], str):
             raise mistake("it must be the name of a backend", "pools", name, "backend")
         attributes = {attribute: value for attribute, value in table.items() if attribute not in _POOL_KEYS}
-        if table["backend"] == "file" and not os.path.isabs(str(attributes.get("path", os.sep))):
+        if table["backend"] == "file" and not _is_path(attributes.get("path", os.sep)):
             raise mistake("it must be an absolute path", "pools", name, "path")
         try:
             cache_size = parse_size(str(table.get("cache_size", _CACHE_SIZE)))
         except ValueError as error:
             raise mistake(str(error), "pools", name, "cache_size") from None
         key_file = table.get("key_file", "")
-        if "key_file" in table and not (isinstance(key_file, str) and os.path.isabs(key_file)):
+        if "key_file" in table and not _is_path(key_file):
             raise mistake("it must be an absolute path", "pools", name, "key_file")
         pools[name] = Pool(name, table["backend"], attributes, cache_size, key_file)
     drivers = {
         name: {key: _text_of(value) for key, value in table.items()} for name, table in tables["drivers"].items()
     }
     return Config(pools, float(timeout), drivers)
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and os.path.isabs(value) and "\0" not in value
 
 
 def _text_of(value: str | float | bool) -> str:

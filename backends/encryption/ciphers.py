@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fusevol.backends.base import SEALED
 from fusevol.backends.encryption.keys import KEY_ID_BYTES, Key
-from fusevol.errors import CorruptData, InvalidArgument
+from fusevol.errors import CorruptData, WrongKey
 
 __all__ = ["BLOCK", "ManifestCipher", "SpaceCipher"]
 
@@ -83,18 +83,21 @@ class ManifestCipher:
     def opened(self, stored: bytes) -> bytes:
         """What was sealed.
 
-        Raises InvalidArgument where this is not the key to it, or it was never sealed, CorruptData where it is damaged.
+        Raises WrongKey where this is not the key to it, or it was never sealed, CorruptData where it is damaged.
         """
         where = f'the manifest of volume "{self._volume_id}"'
         if not stored.startswith(SEALED[: len(stored)]):
-            raise InvalidArgument(
+            raise WrongKey(
                 f"{where} is not encrypted", hint="say no key_file for its pool, and copy it to one that has a key_file"
             )
         if len(stored) < _HEAD.size:
             raise CorruptData(f"{where} is cut short: {len(stored)} bytes")
         _, key_id, nonce = _HEAD.unpack_from(stored)
         if key_id != self._key.id:
-            raise InvalidArgument(f"{where} is encrypted, and {self._key.name} is not the one that opens it")
+            raise WrongKey(
+                f"{where} is encrypted, and {self._key.name} is not the one that opens it",
+                hint="put the one that does in its place, or say in config.toml where it is",
+            )
         try:
             return self._cipher.decrypt(nonce, stored[_HEAD.size :], None)
         except InvalidTag:

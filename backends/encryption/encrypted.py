@@ -135,7 +135,7 @@ class EncryptedBackend(Wrapper):
         return self._manifests[volume_id]
 
     async def get_manifest(self, volume_id: str) -> Manifest:
-        """The manifest, opened. Raises InvalidArgument where it was sealed with another key, or never."""
+        """The manifest, opened. Raises WrongKey where it was sealed with another key, or never."""
         stored = await self.inner.get_manifest(volume_id)
         if stored.version == NO_VERSION:
             return stored

@@ -4,7 +4,6 @@ Whoever changes a volume's record, or attaches it, leaves the record in the mani
 from the pools alone; those of snapshots come from the log as ever.
 """
 
-import uuid
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,6 +17,7 @@ from fusevol.driver.about import lasting
 from fusevol.driver.claims import Held, held
 from fusevol.driver.context import LEFTOVER, Context
 from fusevol.driver.labels import STORAGE_LABELS, TAG_LABEL, pool_of, without_labels
+from fusevol.driver.pools import check_key, is_uuid
 from fusevol.driver.records import available, in_pool, unfinished
 from fusevol.driver.snapshots import Snapshots
 from fusevol.errors import (
@@ -27,6 +27,7 @@ from fusevol.errors import (
     InvalidArgument,
     NotSupported,
     VolumeNotFound,
+    WrongKey,
 )
 from fusevol.store import Life
 
@@ -44,7 +45,7 @@ class Importable(msgspec.Struct, frozen=True, kw_only=True):
 
     name: what it was called, "" where it does not say. record: that it had, None where it does not say. unfinished:
     whether it is only partly a copy of another. held: who has it open for writing, as far as can be seen. problem: what
-    is wrong with it, in one line; "" for nothing.
+    is wrong with it, in one line; "" for nothing. locked: that is that it is encrypted otherwise than its pool.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Importable(msgspec.Struct, frozen=True, kw_only=True):
     unfinished: bool = False
     held: Held = _NOBODY
     problem: str = ""
+    locked: bool = False
 
     @property
     def held_by(self) -> str:
@@ -97,20 +99,23 @@ class Importing:
 
         AlreadyExists where the pool has one: after the records were lost, whoever makes their volumes when they miss
         them would find them empty. CorruptData where it has none of those that have records: then another disk is
-        under it, most likely. A pool that is asked over a network is only looked at as long as no volume of it has a
-        record.
+        under it, most likely. WrongKey where they are encrypted otherwise than that volume would be. A pool that is
+        asked over a network is only looked at as long as no volume of it has a record.
         """
-        backend = self._context.backend(pool)
-        if backend.traits.remote and await self._recorded(pool):
+        backend, recorded = self._context.backend(pool), await self._recorded(pool)
+        await check_key(backend, recorded)
+        if backend.traits.remote and recorded:
             return
         there = await backend.list()
         unrecorded = await self._context.store.unknown(there)
-        if len(unrecorded) == len(there) and (count := await self._recorded(pool)):
+        if len(unrecorded) == len(there) and recorded:
             raise CorruptData(
-                f'pool "{pool}" has none of the {count} volumes that are on record in it',
+                f'pool "{pool}" has none of the {len(recorded)} volumes that are on record in it',
                 hint="is its disk mounted, and is config.toml right?",
             )
         for item in await self._look_at(unrecorded, pool):
+            if item.locked:
+                raise WrongKey(f'pool "{pool}": {item.problem}', hint="say in config.toml which key_file it has")
             if item.name == name:
                 raise AlreadyExists(
                     f'pool "{pool}" has a volume "{name}" already, that has no record here',
@@ -118,10 +123,10 @@ class Importing:
                     f"fusevol import {item.id} NAME",
                 )
 
-    async def _recorded(self, pool: str) -> int:
-        """How many volumes that are on record should be in a pool."""
+    async def _recorded(self, pool: str) -> list[str]:
+        """The ids of volumes that are on record and should be in a pool."""
         volumes = [volume for volume, _ in await self._context.store.volumes()]
-        return sum(pool_of(volume) == pool and volume.state not in LEFTOVER for volume in volumes)
+        return [volume.id for volume in volumes if pool_of(volume) == pool and volume.state not in LEFTOVER]
 
     async def _look_into(self, pool: str) -> list[Importable]:
         """What is in a pool and has no record. Raises as `Backend.list` does."""
@@ -151,7 +156,7 @@ class Importing:
         from fusevol.log import check_ready, read_manifest
 
         found = Importable(id=volume_id, pool=pool)
-        if not _is_uuid(volume_id):
+        if not is_uuid(volume_id):
             return msgspec.structs.replace(found, problem="no driver made it: its id is no UUID")
         try:
             manifest, _ = await read_manifest(self._context.backend(pool), volume_id)
@@ -165,7 +170,7 @@ class Importing:
                 return msgspec.structs.replace(found, problem="it does not say what it was called")
             record = from_json(manifest.about, Volume)
         except (CorruptData, NotSupported, InvalidArgument, VolumeNotFound) as error:
-            return msgspec.structs.replace(found, problem=str(error))
+            return msgspec.structs.replace(found, problem=str(error), locked=isinstance(error, WrongKey))
         return msgspec.structs.replace(found, name=record.locator.name, record=record)
 
     async def import_volume(self, found: Importable, name: str = "", *, force: bool = False) -> Volume:
@@ -176,8 +181,11 @@ class Importing:
 
         Raises AlreadyExists where it has a record by now, or another volume has that name, InvalidArgument where it
         needs a name, or no driver made it, VolumeBusy while a process of this host has it open,
-        VolumeAttachedOnRemoteNode.
+        VolumeAttachedOnRemoteNode, WrongKey.
         """
+        if found.locked:
+            # Nobody could say who has it open, nor what it is.
+            raise WrongKey(found.problem)
         # Of one of another state directory that cannot be seen, whoever attaches the volume will be told.
         found.held.refuse(
             found.name or found.id, force=force or not found.held.here, how=f"fusevol import --force {found.id}"
@@ -204,7 +212,7 @@ class Importing:
 
 def _record(found: Importable, name: str) -> Volume:
     """The record that a volume is to have here. Where its parent has none, that may still come."""
-    if not _is_uuid(found.id):
+    if not is_uuid(found.id):
         raise InvalidArgument(f'"{found.id}" cannot be imported: {found.problem}')
     if name:
         check_name(name, "volume")
@@ -218,10 +226,3 @@ def _record(found: Importable, name: str) -> Volume:
         locator = msgspec.structs.replace(record.locator, name=name or record.locator.name)
         record = msgspec.structs.replace(record, id=found.id, locator=locator)
     return unfinished(record) if found.unfinished else available(record)
-
-
-def _is_uuid(text: str) -> bool:
-    """Whether the driver can have made a volume of that id: those of its snapshots come from it."""
-    with suppress(ValueError):
-        return str(uuid.UUID(text)) == text
-    return False

@@ -13,6 +13,7 @@ from fusevol.driver.attachment import believed
 from fusevol.driver.context import LEFTOVER, Context
 from fusevol.driver.labels import pool_of
 from fusevol.driver.mounts import is_ours, mount_at
+from fusevol.driver.pools import check_key
 from fusevol.errors import FusevolError
 
 __all__ = ["Overseeing", "Overview", "PoolState"]
@@ -156,7 +157,7 @@ class Overseeing:
         return PoolState(
             name=name,
             backend=pool.backend,
-            attributes=_shown(pool.attributes),
+            attributes=_shown({**pool.attributes, **({"key_file": pool.key_file} if pool.key_file else {})}),
             volumes=sum(pool_of(volume) == name for volume in volumes),
         )
 
@@ -168,7 +169,9 @@ class Overseeing:
                 disk = await trio.to_thread.run_sync(shutil.disk_usage, directory, abandon_on_cancel=True)
                 state = msgspec.structs.replace(state, size=disk.total, free=disk.free)
         try:
-            there = await self._context.backend(name).list()
+            backend = self._context.backend(name)
+            there = await backend.list()
+            await check_key(backend, (volume.id for volume in volumes if pool_of(volume) == name))
             orphans = await store.unknown(there)
             gone = {volume.id for volume in volumes if pool_of(volume) == name} - set(there)
             # Some may have been deleted since `volumes` was read; what is being made or deleted may have none.

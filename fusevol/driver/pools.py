@@ -1,14 +1,39 @@
 """Opening the pools of a state directory: their backends, and what is put before these."""
 
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusevol.errors import CorruptData, NotSupported, VolumeNotFound
 from fusevol.home import Pool
 
 if TYPE_CHECKING:
     from fusevol.backends.base import Backend
 
-__all__ = ["open_pool"]
+__all__ = ["check_key", "is_uuid", "open_pool"]
+
+#: Volumes that are asked for what they are encrypted with, one after the other until one can tell.
+_ASKED = 8
+
+
+def is_uuid(text: str) -> bool:
+    """Whether the driver can have made a volume of that id: those of its snapshots come from it."""
+    with suppress(ValueError):
+        return str(uuid.UUID(text)) == text
+    return False
+
+
+async def check_key(backend: "Backend", volume_ids: Iterable[str]) -> None:
+    """Raise WrongKey where the volumes of a pool are encrypted otherwise than its description says; BackendError."""
+    from fusevol.log import read_manifest
+
+    for volume_id in islice(filter(is_uuid, volume_ids), _ASKED):
+        with suppress(VolumeNotFound, CorruptData, NotSupported):
+            await read_manifest(backend, volume_id)
+            return
 
 
 def open_pool(pool: Pool, cache_directory: Path | None) -> "Backend":

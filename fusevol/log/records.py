@@ -7,7 +7,7 @@ from xxhash import xxh3_64_intdigest
 
 from fusevol.api.io import Buffer
 from fusevol.backends.base import SEALED
-from fusevol.errors import CorruptData, InvalidArgument, NotSupported
+from fusevol.errors import CorruptData, NotSupported, WrongKey
 from fusevol.log.format import CHECKSUM, FORMAT_VERSION, MANIFEST_HEAD, MANIFEST_MAGIC
 
 __all__ = ["Ancestor", "Blob", "Checkpoint", "Manifest", "Origin", "Pin", "Snapshot", "decode", "encode"]
@@ -88,11 +88,11 @@ class Manifest(Record, kw_only=True, frozen=True, forbid_unknown_fields=True):
     def from_bytes(cls, data: bytes, volume_id: str) -> "Manifest":
         """Read the stored form.
 
-        Raises CorruptData, NotSupported for a later format, InvalidArgument for one that is still encrypted.
+        Raises CorruptData, NotSupported for a later format, WrongKey for one that is still encrypted.
         """
         where = f'the manifest of volume "{volume_id}"'
         if data.startswith(SEALED):
-            raise InvalidArgument(f"{where} is encrypted", hint="say in config.toml which key_file its pool has")
+            raise WrongKey(f"{where} is encrypted", hint="say in config.toml which key_file its pool has")
         if len(data) < MANIFEST_HEAD.size + CHECKSUM.size:
             raise CorruptData(f"{where} is cut short: {len(data)} bytes")
         magic, length = MANIFEST_HEAD.unpack_from(data)

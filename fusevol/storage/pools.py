@@ -2,26 +2,16 @@
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import trio
 
 from fusevol.api import check_name
-from fusevol.backends import Backend
 from fusevol.driver import LocalDriver
 from fusevol.driver.labels import pool_of
-from fusevol.driver.pools import open_pool
-from fusevol.errors import (
-    AlreadyExists,
-    BackendError,
-    CorruptData,
-    FusevolError,
-    InvalidArgument,
-    NotSupported,
-    VolumeBusy,
-    VolumeNotFound,
-)
+from fusevol.driver.pools import check_key, open_pool
+from fusevol.errors import AlreadyExists, BackendError, FusevolError, InvalidArgument, VolumeBusy
 from fusevol.home import DEFAULT_POOL, Pool
 from fusevol.storage.config import Attrs, Config
 from fusevol.storage.names import ProviderType, is_valid_pool_name, quoted
@@ -117,7 +107,7 @@ class PoolManager:
             backend = open_pool(pool, None)
             try:
                 with trio.fail_after(_PATIENCE):
-                    await _check_key(backend)
+                    await check_key(backend, await backend.list())
             finally:
                 with trio.CancelScope(shield=True):
                     await backend.aclose()
@@ -139,6 +129,8 @@ class PoolManager:
     def _refuse_place(self, pool: Pool) -> None:
         """Raise InvalidArgument for a place that somebody else has for something."""
         home, directory = self._home, pool.directory
+        if directory and Path(os.path.realpath(pool.key_file)).is_relative_to(os.path.realpath(directory)):
+            raise InvalidArgument(f'the key "{pool.key_file}" is in the pool that it is the key to')
         others = [other for other in home.config.pools.values() if other.name != pool.name]
         for other in others:
             if "url" in pool.attributes and _store_of(pool) == _store_of(other):
@@ -170,15 +162,6 @@ def _store_of(pool: Pool) -> tuple[str, object]:
     config = pool.attributes.get("config")
     endpoint = config.get("endpoint") if isinstance(config, Mapping) else None
     return str(pool.attributes.get("url", "")).rstrip("/"), endpoint
-
-
-async def _check_key(backend: Backend) -> None:
-    """Raise InvalidArgument where volumes are in a store already that are encrypted otherwise; BackendError."""
-    from fusevol.log import read_manifest
-
-    for volume_id in (await backend.list())[:1]:
-        with suppress(VolumeNotFound, CorruptData, NotSupported):
-            await read_manifest(backend, volume_id)
 
 
 def _pool_of(config: Config) -> Pool:

@@ -16,7 +16,7 @@ from fusevol.backends.base import Manifest
 from fusevol.backends.encryption import EncryptedBackend, Key, make_key_file, read_key_file
 from fusevol.backends.encryption.ciphers import SpaceCipher
 from fusevol.backends.memory import MemoryBackend, new_version
-from fusevol.errors import AlreadyExists, BackendError, CorruptData, FusevolError, InvalidArgument
+from fusevol.errors import AlreadyExists, BackendError, CorruptData, FusevolError, InvalidArgument, WrongKey
 from fusevol.log import copying, create_volume, open_volume
 from fusevol.testing.damage import bits_to_flip, flip, make_volume, read_all, stored_blocks
 
@@ -157,7 +157,7 @@ async def test_another_key_opens_nothing_and_changes_nothing(tmp_path: Path) -> 
     other = EncryptedBackend(store, Key(bytes(32), "the key of somebody else"))
     before = (await store.get_manifest("v")).data
     for read_only in (True, False):
-        with pytest.raises(InvalidArgument, match="the key of somebody else is not the one that opens it"):
+        with pytest.raises(WrongKey, match="the key of somebody else is not the one that opens it"):
             async with open_volume(other, "v", read_only=read_only):
                 pass
     assert (await store.get_manifest("v")).data == before
@@ -168,10 +168,10 @@ async def test_encrypted_and_other_volumes_are_told_apart_both_ways() -> None:
     store = MemoryBackend()
     await make_volume(store, "plain", clean=True)
     await make_volume(EncryptedBackend(store, KEY), "sealed", clean=True)
-    with pytest.raises(InvalidArgument, match='the manifest of volume "plain" is not encrypted'):
+    with pytest.raises(WrongKey, match='the manifest of volume "plain" is not encrypted'):
         async with open_volume(EncryptedBackend(store, KEY), "plain"):
             pass
-    with pytest.raises(InvalidArgument, match='the manifest of volume "sealed" is encrypted') as caught:
+    with pytest.raises(WrongKey, match='the manifest of volume "sealed" is encrypted') as caught:
         async with open_volume(store, "sealed"):
             pass
     assert "key_file" in str(caught.value.hint)
