@@ -2,10 +2,7 @@
 
 import mmap
 from dataclasses import replace
-from functools import partial
 from typing import Final
-
-import trio
 
 from fusevol.api.io import Buffer
 from fusevol.backends.base import NO_VERSION, Backend, Manifest, Started
@@ -17,13 +14,48 @@ from fusevol.errors import InvalidArgument
 
 __all__ = ["EncryptedBackend"]
 
-#: More than this takes long enough to be worth a thread.
-_LARGE: Final = 256 << 10
 #: Writes that begin at once are small; encrypting a large one would keep the loop from others.
 _SMALL: Final = 64 << 10
-#: Buffers that are used again: the largest batch of a log, and how many of them may be on their way.
-_BUFFER_BYTES: Final = 9 << 20
-_BUFFERS: Final = 4
+#: The largest batch of a log.
+_BATCH: Final = 9 << 20
+#: So many buffers of a size are kept.
+_KEPT: Final = 4
+
+
+class _Buffers:
+    """Memory at the beginning of a page, as writing around the page cache needs it, that is used again and again."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._free: list[mmap.mmap] = []
+
+    def take(self, size: int) -> mmap.mmap:
+        """Memory for at least so many bytes."""
+        if size > self._size:
+            return mmap.mmap(-1, size)
+        return self._free.pop() if self._free else mmap.mmap(-1, self._size)
+
+    def give(self, buffer: mmap.mmap) -> None:
+        """Nobody uses it any more."""
+        if len(buffer) == self._size and len(self._free) < _KEPT:
+            self._free.append(buffer)
+
+
+class _Started:
+    """A write that was begun, of a buffer that is used again once it has succeeded."""
+
+    def __init__(self, started: Started, buffers: _Buffers, buffer: mmap.mmap) -> None:
+        self._started = started
+        self._buffers = buffers
+        self._buffer: mmap.mmap | None = buffer
+
+    async def finished(self) -> int:
+        """As `backends.base.Started`."""
+        written = await self._started.finished()
+        if self._buffer is not None:
+            self._buffers.give(self._buffer)
+            self._buffer = None
+        return written
 
 
 class EncryptedBackend(Wrapper):
@@ -42,7 +74,7 @@ class EncryptedBackend(Wrapper):
         self._key = key
         self._spaces: dict[str, SpaceCipher] = {}
         self._manifests: dict[str, ManifestCipher] = {}
-        self._buffers: list[mmap.mmap] = []
+        self._small, self._large = _Buffers(_SMALL), _Buffers(_BATCH)
 
     def _space(self, volume_id: str) -> SpaceCipher:
         if volume_id not in self._spaces:
@@ -94,17 +126,14 @@ class EncryptedBackend(Wrapper):
         check_volume_id(volume_id)
         view = flat(data)
         _check(len(view), offset)
-        buffer = self._buffer(len(view))
+        buffers = self._small if len(view) <= _SMALL else self._large
+        buffer = buffers.take(len(view))
         stored = memoryview(buffer)[: len(view)]
-        encrypt = partial(self._space(volume_id).encrypt, view, offset, stored)
-        if len(view) > _LARGE:
-            await trio.to_thread.run_sync(encrypt)
-        else:
-            encrypt()
+        # Not in a thread: it would hold the interpreter all the same, for a millisecond and a half at most.
+        self._space(volume_id).encrypt(view, offset, stored)
         written = await self.inner.write(volume_id, stored, offset)
         # Not of a write that failed: whoever was carrying it out may be at it still.
-        if len(buffer) == _BUFFER_BYTES and len(self._buffers) < _BUFFERS:
-            self._buffers.append(buffer)
+        buffers.give(buffer)
         return written
 
     def start_write(self, volume_id: str, data: Buffer, offset: int, *, alone: bool = False) -> Started | None:
@@ -112,15 +141,14 @@ class EncryptedBackend(Wrapper):
         view = flat(data)
         if len(view) > _SMALL or not _whole(len(view), offset):
             return None
-        stored = memoryview(mmap.mmap(-1, len(view)))
+        buffer = self._small.take(len(view))
+        stored = memoryview(buffer)[: len(view)]
         self._space(volume_id).encrypt(view, offset, stored)
-        return self.inner.start_write(volume_id, stored, offset, alone=alone)
-
-    def _buffer(self, size: int) -> mmap.mmap:
-        """Memory at the beginning of a page, as writing around the page cache needs it."""
-        if size > _BUFFER_BYTES:
-            return mmap.mmap(-1, size)
-        return self._buffers.pop() if self._buffers else mmap.mmap(-1, _BUFFER_BYTES)
+        started = self.inner.start_write(volume_id, stored, offset, alone=alone)
+        if started is None:
+            self._small.give(buffer)
+            return None
+        return _Started(started, self._small, buffer)
 
     async def discard(self, volume_id: str, length: int, offset: int) -> None:
         """Forward."""

@@ -35,6 +35,7 @@ import trio
 import fusevol.errors
 from fusevol.errors import BackendError, FusevolError, InvalidArgument, exit_code_of
 from fusevol.mount.flood import Flood
+from fusevol.mount.syscalls import keep_freed_memory
 
 __all__ = ["Arguments", "Entry", "readable", "run", "spawn"]
 
@@ -45,6 +46,8 @@ log = logging.getLogger("fusevol.process")
 
 #: How long a server that is not wanted any more may take to end, in seconds.
 _PATIENCE = 5.0
+#: The largest buffers that requests take, and how much of what they freed is kept.
+_LARGEST, _KEPT = 4 << 20, 16 << 20
 
 
 def spawn(entry: Entry | str, arguments: Arguments, *, log_file: Path, title: str = "", timeout: float = 60.0) -> int:
@@ -106,6 +109,7 @@ def run(entry: Entry | str, arguments: Arguments, *, ready: Callable[[], None] |
 
     Raises what it raises; to be ended by a signal is no error. Why it ended is logged.
     """
+    keep_freed_memory(_LARGEST, _KEPT)
     ended = ""
 
     async def watch(work: trio.CancelScope, task_status: trio.TaskStatus[None]) -> None:

@@ -1,4 +1,4 @@
-"""The system calls that Python does not have: mount(2), umount2(2), syncfs(2).
+"""The system calls that Python does not have, mount(2), umount2(2) and syncfs(2), and mallopt(3).
 
 Through ctypes, which lets go of the interpreter lock while it waits. All of them may wait for the
 filesystem concerned, so on the own mount they are called from threads only.
@@ -8,12 +8,14 @@ import ctypes
 import enum
 import os
 
-__all__ = ["MountFlag", "UnmountFlag", "mount", "syncfs", "umount2"]
+__all__ = ["MountFlag", "UnmountFlag", "keep_freed_memory", "mount", "syncfs", "umount2"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.syncfs.argtypes = [ctypes.c_int]
+#: Of malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 class MountFlag(enum.IntFlag):
@@ -49,6 +51,16 @@ def umount2(target: os.PathLike[str], flags: UnmountFlag = UnmountFlag.NONE) -> 
 def syncfs(fd: int) -> None:
     """syncfs(2): returns when everything written to the filesystem of `fd` is on stable storage; raises OSError."""
     _check(_libc.syncfs(fd), None)
+
+
+def keep_freed_memory(largest: int, most: int) -> bool:
+    """Have the allocator use again what was freed, in pieces of up to `largest` bytes, and keep `most` of it.
+
+    Otherwise it gets the buffers of large requests from the kernel and gives them back, one by one, and to have their
+    pages made takes longer than to fill them. False where the C library has no mallopt(3), or will not have it.
+    """
+    mallopt = getattr(_libc, "mallopt", None)
+    return mallopt is not None and bool(mallopt(_M_MMAP_THRESHOLD, largest) and mallopt(_M_TRIM_THRESHOLD, most))
 
 
 def _check(result: int, target: os.PathLike[str] | None) -> None:
