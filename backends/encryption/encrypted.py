@@ -63,7 +63,7 @@ class EncryptedBackend(Wrapper):
 
     What the store still sees: how many volumes there are, their ids, how many bytes each has and which of them are
     written, read and given back when. Whoever can write to the store can damage what is there, which is noticed, or put
-    all of a volume back as it once was, which is not.
+    a volume back as it once was, which is not.
 
     A space is read, written and given back in blocks (`Traits.block`).
     """
