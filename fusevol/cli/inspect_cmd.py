@@ -76,6 +76,8 @@ def inspect(
 def _extras(found: "VolumeObject") -> list[tuple[str, str]]:
     """What most volumes do not have."""
     fields = []
+    if found.copied:
+        fields.append(("copied as of", found.copied))
     if found.encrypted:
         fields.append(("encrypted", "yes"))
     if found.ephemeral:

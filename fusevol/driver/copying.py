@@ -14,7 +14,7 @@ from fusevol.api import Volume, VolumeLocator, VolumeRef, VolumeSpec, VolumeStat
 from fusevol.driver import snapmounts
 from fusevol.driver.consumers import refuse_if_used
 from fusevol.driver.context import Context
-from fusevol.driver.labels import POOL_LABEL, own_labels, pool_of
+from fusevol.driver.labels import COPIED_LABEL, POOL_LABEL, own_labels, pool_of, with_labels
 from fusevol.driver.lineage import Lineage, labels_of_copy
 from fusevol.driver.records import available, deleted, unfinished
 from fusevol.driver.snapshots import COPY_LABEL, Snapshots, copy_label, drop_halves, snapshot_id
@@ -29,6 +29,7 @@ from fusevol.errors import (
     VolumeNotFound,
 )
 from fusevol.home import DEFAULT_POOL
+from fusevol.mount.schedule import utc_text
 
 if TYPE_CHECKING:
     from fusevol.log import LogVolume, Snapshot
@@ -112,7 +113,8 @@ class Copying:
                     await self._snapshots.refuse_if_mounted(target, name)
                     await log.delete_snapshot(name)
         await self._snapshots.of(target)
-        await self._context.describe(await self._context.change(target.id, attempt.finished), target)
+        finished = await self._context.change(target.id, lambda record: attempt.finished(record, goal))
+        await self._context.describe(finished, target)
         return done
 
     async def _target(self, volume: Volume, name: str, pool: str) -> tuple[Volume, bool]:
@@ -262,12 +264,13 @@ class _Attempt:
     copied: list[str] = field(default_factory=list)
     written: int = 0
 
-    def finished(self, record: Volume) -> Volume:
-        """The record of the target, once it is a copy. It may hold as much as the volume."""
+    def finished(self, record: Volume, goal: Volume) -> Volume:
+        """The record of the target, once it holds what the snapshot does. It may hold as much as the volume."""
         record = available(record) if record.state is VolumeState.RESTORE else record
         wanted, size = self.volume.spec.size, record.spec.size
         size = max(size, wanted) if size and wanted else 0
-        return msgspec.structs.replace(record, spec=msgspec.structs.replace(record.spec, size=size))
+        record = msgspec.structs.replace(record, spec=msgspec.structs.replace(record.spec, size=size))
+        return with_labels(record, {COPIED_LABEL: utc_text(goal.ctime.timestamp())})
 
 
 def _add_hint(error: BaseException) -> None:

@@ -10,6 +10,7 @@ from fusevol.errors import InvalidArgument
 from fusevol.home import DEFAULT_POOL
 
 __all__ = [
+    "COPIED_LABEL",
     "POOL_LABEL",
     "RESERVED_LABELS",
     "STORAGE_LABELS",
@@ -25,6 +26,8 @@ __all__ = [
 RESERVED_LABELS = "fusevol."
 #: The pool that a volume is in.
 POOL_LABEL = "fusevol.pool"
+#: Of a copy, the moment as of which it held what another volume did: ISO 8601, UTC.
+COPIED_LABEL = "fusevol.copied"
 #: What the labels begin with that say whose storage a volume is.
 STORAGE_LABELS = "fusevol.storage."
 #: The one of them with what its owner calls it.

@@ -8,7 +8,7 @@ import msgspec
 
 from fusevol.api import Volume
 from fusevol.driver.attachment import lease_of
-from fusevol.driver.labels import own_labels, pool_of
+from fusevol.driver.labels import COPIED_LABEL, own_labels, pool_of
 
 if TYPE_CHECKING:
     from fusevol.driver import LocalDriver
@@ -55,6 +55,7 @@ class VolumeObject(msgspec.Struct, frozen=True, kw_only=True):
     error: str
     mount_options: dict[str, str]
     lease: "LeaseObject | None"
+    copied: str | None
     encrypted: bool
     ephemeral: bool
     group: str
@@ -129,6 +130,7 @@ async def volume_object(driver: "LocalDriver", volume: Volume, snapshots: int | 
         error=volume.error,
         mount_options=dict(volume.spec.mount_options),
         lease=_lease_object(volume),
+        copied=volume.locator.volume_labels.get(COPIED_LABEL),
         encrypted=volume.spec.encrypted,
         ephemeral=volume.spec.ephemeral,
         group=volume.spec.group,

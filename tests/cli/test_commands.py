@@ -15,7 +15,7 @@ from tests.cli.command import FUSEVOL, Fusevol
 VOLUME_KEYS = {
     "name", "id", "kind", "parent", "state", "size", "pool", "labels", "sticky", "created", "mounted_on",
     "snapshots", "error", "mount_options", "lease",
-    "encrypted", "ephemeral", "group", "snapshot_interval", "snapshot_schedule", "next_snapshot",
+    "copied", "encrypted", "ephemeral", "group", "snapshot_interval", "snapshot_schedule", "next_snapshot",
     "io_throttle", "readahead",
 }  # fmt: skip
 SNAPSHOT_KEYS = {"name", "id", "volume", "created", "automatic", "labels", "mounted_on", "schedule"}

@@ -1,16 +1,18 @@
 """Copies of volumes in another pool are what was copied, snapshots and all, whatever came in between."""
 
 import random
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
 
-from fusevol.api import VolumeLocator, VolumeSpec, VolumeState
+from fusevol.api import Source, VolumeLocator, VolumeSpec, VolumeState
 from fusevol.backends.wrappers.faults import FaultyBackend, fail
 from fusevol.driver import LocalDriver
 from fusevol.driver.copying import Copied
+from fusevol.driver.labels import own_labels, pool_of
 from fusevol.errors import (
     AlreadyExists,
     BackendError,
@@ -19,8 +21,10 @@ from fusevol.errors import (
     NotSupported,
     VolumeBusy,
 )
+from fusevol.forms.objects import volume_object
 from fusevol.home import Home
 from fusevol.log import copying
+from fusevol.mount.schedule import utc_text
 from tests.unit.copies import PLACES, contents, copy, home_with_far, snapshots
 from tests.unit.driving import BLOCK, create, get, read, snapshot, write
 from tests.unit.volumes import Content
@@ -45,13 +49,40 @@ async def test_a_copy_has_the_data_the_snapshots_and_the_settings(driver: LocalD
     assert (done.source.volume, done.written) == ("web", 2 * BLOCK)
     made = await driver.resolve("copy")
     assert (made.spec.size, made.spec.snapshot_interval, made.spec.sticky) == (1 << 30, 0, False)
-    assert made.locator.volume_labels == {"app": "shop", "fusevol.pool": "far"}
+    assert own_labels(made) == {"app": "shop"}
+    assert pool_of(made) == "far"
     assert made.state is VolumeState.AVAILABLE
     copied = await driver.resolve("copy@first")
     assert (copied.ctime, copied.locator.volume_labels["why"]) == (first.ctime, "test")
     assert await read(driver, made.id) == b"two"
     assert await driver.read(copied.id, 3, 0) == b"one"
     assert (await driver.upkeep.scrub(made)).problems == ()
+
+
+async def test_a_copy_says_as_of_when_it_is_one_and_what_is_none_says_nothing(driver: LocalDriver) -> None:
+    web = await create(driver, "web")
+    await write(driver, web, b"one")
+    first = await get(driver, await snapshot(driver, web, "first"))
+    await copy(driver, "web@first")
+    assert await copied_as_of(driver, "copy") == utc_text(first.ctime.timestamp())
+    begun = utc_text(time.time())
+    await copy(driver, "web")
+    last = await copied_as_of(driver, "copy")
+    assert last is not None
+    assert last >= begun
+    # Nothing was written: what it holds is older, and it is a copy as of now.
+    assert (await copy(driver, "web")).written == 0
+    again = await copied_as_of(driver, "copy")
+    assert again is not None
+    assert again >= last
+    await driver.create(
+        VolumeLocator(name="twin"), Source(parent=(await driver.resolve("copy@first")).id), VolumeSpec()
+    )
+    assert [await copied_as_of(driver, name) for name in ("web", "twin")] == [None, None]
+
+
+async def copied_as_of(driver: LocalDriver, name: str) -> str | None:
+    return (await volume_object(driver, await driver.resolve(name))).copied
 
 
 async def test_the_next_time_only_what_was_written_since_is_copied(driver: LocalDriver) -> None:
