@@ -9,6 +9,7 @@
     │   └── SnapshotNotFound         the volume is there, the snapshot is not
     ├── OutOfMemory                  the process could not get memory
     ├── InvalidArgument              the caller's input is wrong; nothing was changed
+    │   └── WrongKey                 the pool's description has another key than what is stored there
     ├── VolumeDetached               the operation needs an attached volume
     ├── VolumeAttached               the operation needs a detached volume
     │   ├── VolumeAttachedOnRemoteNode
@@ -235,6 +236,7 @@ ERRNO: dict[type[FusevolError], int] = {
     SnapshotNotFound: errno.ENOENT,
     OutOfMemory: errno.ENOMEM,
     InvalidArgument: errno.EINVAL,
+    WrongKey: errno.EKEYREJECTED,
     VolumeDetached: errno.ENOTCONN,
     VolumeAttached: errno.EBUSY,
     VolumeAttachedOnRemoteNode: errno.EBUSY,

@@ -37,7 +37,7 @@ from fusevol.api.names import check_name
 from fusevol.errors import BackendError, FusevolError, InvalidArgument
 from fusevol.sizes import parse_size
 
-__all__ = ["CONFIG_NAME", "DATABASE_NAME", "DEFAULT_POOL", "Config", "Home", "Pool", "default_home"]
+__all__ = ["CONFIG_NAME", "DATABASE_NAME", "DEFAULT_POOL", "POOL_KEYS", "Config", "Home", "Pool", "default_home"]
 
 DEFAULT_POOL = "default"
 DATABASE_NAME = "fusevol.db"
@@ -45,7 +45,8 @@ CONFIG_NAME = "config.toml"
 
 _LOCK_TIMEOUT = 10.0
 _KEYS = ("lock_timeout", "pools", "drivers")
-_POOL_KEYS = ("backend", "cache_size", "key_file")
+#: What a pool has besides the parameters of its backend.
+POOL_KEYS = ("cache_size", "key_file")
 _CACHE_SIZE = 4 << 30
 
 
@@ -286,7 +287,9 @@ def _parse(text: str, where: str, default: Pool) -> Config:
             raise mistake('the key "backend" is missing', "pools", name)
         if not isinstance(table["backend"], str):
             raise mistake("it must be the name of a backend", "pools", name, "backend")
-        attributes = {attribute: value for attribute, value in table.items() if attribute not in _POOL_KEYS}
+        attributes = {
+            attribute: value for attribute, value in table.items() if attribute not in ("backend", *POOL_KEYS)
+        }
         if table["backend"] == "file" and not _is_path(attributes.get("path", os.sep)):
             raise mistake("it must be an absolute path", "pools", name, "path")
         try:

@@ -88,7 +88,8 @@ class ManifestCipher:
         where = f'the manifest of volume "{self._volume_id}"'
         if not stored.startswith(SEALED[: len(stored)]):
             raise WrongKey(
-                f"{where} is not encrypted", hint="say no key_file for its pool, and copy it to one that has a key_file"
+                f"{where} is not encrypted",
+                hint="if its pool had no key when it was made, say no key_file for it; if it had, this is somebody else's",
             )
         if len(stored) < _HEAD.size:
             raise CorruptData(f"{where} is cut short: {len(stored)} bytes")

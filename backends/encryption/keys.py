@@ -80,21 +80,26 @@ def read_key_file(path: str | os.PathLike[str]) -> Key:
     if not (match := _TEXT.fullmatch(text)):
         raise InvalidArgument(
             f'"{path}" holds no key, which is {2 * KEY_BYTES} hexadecimal digits',
-            hint="to make one in another file: fusevol pool key FILE",
+            hint="put the copy of the pool's key there; for a pool without volumes, fusevol pool key makes one",
         )
     return Key(bytes.fromhex(match[1].decode()), f'the key "{path}"')
 
 
 def make_key_file(path: str | os.PathLike[str]) -> None:
-    """Make a new key, in a file that its owner alone can read; durable when this returns.
+    """Make a new key, in a file that its owner alone can read; durable when this returns. So is its directory.
 
     Raises AlreadyExists where there is something, which may be the only copy of a key, BackendError.
     """
     path = Path(os.path.abspath(path))
     try:
+        if not path.parent.exists():
+            path.parent.mkdir(mode=0o700)
+            fsync_directory(path.parent.parent)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        raise AlreadyExists(f'"{path}" exists already') from None
+        raise AlreadyExists(
+            f'"{path}" exists already', hint="it may be the only copy of a key: choose another name"
+        ) from None
     except OSError as error:
         raise translate(error, f'the key "{path}" cannot be written') from error
     try:

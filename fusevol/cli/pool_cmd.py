@@ -139,6 +139,7 @@ def pool_key(
     """Make a key for a pool that encrypts.
 
     It is random, and in this file alone: without it, what is in the pool can be read by nobody. Keep a copy elsewhere.
+    The directory is made where it is missing.
 
     Example:
 
@@ -148,6 +149,8 @@ def pool_key(
     """
     from fusevol.backends.encryption import make_key_file
 
+    # As config.toml is to have it.
+    path = path.absolute()
     make_key_file(path)
     if json:
         print_json({"key_file": str(path)})

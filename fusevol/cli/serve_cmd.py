@@ -50,8 +50,8 @@ def serve(
 
     `docker volume create -d fusevol` makes volumes here, those made otherwise can be used by containers too. Its
     options (-o KEY=VALUE) are those of fusevol create --opt: size, pool, from (a volume, or VOL@SNAP), labels, group,
-    sticky, ephemeral, ro, control, mount, readahead, snapshot_schedule, snapshot_interval, read_iops, write_iops,
-    read_bw_mbytes, write_bw_mbytes. Any other is an error, and so is a value that makes no sense.
+    sticky, secure, ephemeral, ro, control, mount, readahead, snapshot_schedule, snapshot_interval, read_iops,
+    write_iops, read_bw_mbytes, write_bw_mbytes. Any other is an error, and so is a value that makes no sense.
 
     Ending it, in whatever way, leaves mounts and containers as they are; a new one goes on where it ended. A mount
     whose process was killed is mounted again. It runs in the foreground, logs to stderr, and tells systemd when it is

@@ -33,9 +33,15 @@ def home() -> "Home":
 
 def drive(work: Callable[["LocalDriver"], Awaitable[T]]) -> T:
     """Run `work` with a driver, and let go of everything afterwards."""
+    import logging
+
     import trio
 
     from fusevol.driver import LocalDriver
+
+    # What is worth a line in the log of a mount is, for a command, either its error or nothing to bother anybody with.
+    if not (logger := logging.getLogger("fusevol")).handlers:
+        logger.addHandler(logging.NullHandler())
 
     async def run() -> T:
         async with LocalDriver(home(), command=_command()) as driver:

@@ -26,7 +26,10 @@ def status(
       fusevol status --check --json
     """
     from fusevol.driver import LocalDriver
-    from fusevol.driver.overview import Overview
+    from fusevol.driver.overview import Overview, PoolState
+
+    def line(pool: PoolState) -> str:
+        return f"{pool.name} ({pool.backend}{', encrypted' if pool.encrypted else ''}): {pool.volumes} volumes"
 
     async def work(driver: LocalDriver) -> Overview:
         await driver.store.verify()
@@ -44,7 +47,7 @@ def status(
                 ("snapshots", str(found.snapshots)),
                 ("mounted", str(found.mounted)),
                 ("in use", "\n".join(found.in_use) or "-"),
-                ("pools", "\n".join(f"{pool.name} ({pool.backend}): {pool.volumes} volumes" for pool in found.pools)),
+                ("pools", "\n".join(map(line, found.pools))),
                 ("problems", "\n".join(found.problems) or "none"),
             ]
         )

@@ -122,14 +122,14 @@ class Copying:
         target = await self._context.store.named(name)
         if target is None:
             labels = {**own_labels(volume), POOL_LABEL: pool or DEFAULT_POOL}
-            # Whoever says that it is to be somewhere else, says that what is there may read it.
+            if volume.spec.encrypted and not pool and not self._context.home.pool(DEFAULT_POOL).key_file:
+                raise NotSupported(
+                    f'a copy of "{volume.locator.name}" in pool "{DEFAULT_POOL}" would not be encrypted',
+                    hint=f"choose its pool: --pool POOL, or --pool {DEFAULT_POOL} if whoever has that may read it",
+                )
             # What the schedule there takes, and deletes, is the history here.
             spec = msgspec.structs.replace(
-                volume.spec,
-                sticky=False,
-                snapshot_interval=0,
-                snapshot_schedule="",
-                encrypted=volume.spec.encrypted and not pool,
+                volume.spec, encrypted=False, sticky=False, snapshot_interval=0, snapshot_schedule=""
             )
             with suppress(AlreadyExists):
                 made = await self._create(VolumeLocator(name=name, volume_labels=labels), spec)

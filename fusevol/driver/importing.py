@@ -115,7 +115,9 @@ class Importing:
             )
         for item in await self._look_at(unrecorded, pool):
             if item.locked:
-                raise WrongKey(f'pool "{pool}": {item.problem}', hint="say in config.toml which key_file it has")
+                raise WrongKey(
+                    f'pool "{pool}": {item.problem}', hint="say in config.toml which key_file it has, or has not"
+                )
             if item.name == name:
                 raise AlreadyExists(
                     f'pool "{pool}" has a volume "{name}" already, that has no record here',
@@ -185,7 +187,7 @@ class Importing:
         """
         if found.locked:
             # Nobody could say who has it open, nor what it is.
-            raise WrongKey(found.problem)
+            raise WrongKey(found.problem, hint=f'say in config.toml which key_file pool "{found.pool}" has, or has not')
         # Of one of another state directory that cannot be seen, whoever attaches the volume will be told.
         found.held.refuse(
             found.name or found.id, force=force or not found.held.here, how=f"fusevol import --force {found.id}"

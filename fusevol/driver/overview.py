@@ -29,7 +29,7 @@ class PoolState(msgspec.Struct, frozen=True, kw_only=True):
 
     size, free: bytes of the disk under it, and how many of them are left; None where there is no such disk.
     orphans: ids of data without a record here. missing: names of volumes that have a record here, and no data.
-    error: why it cannot be used, in one line; empty where it can.
+    error: why it cannot be used, in one line; empty where it can. encrypted: whether it encrypts what it stores.
     """
 
     name: str
@@ -41,6 +41,7 @@ class PoolState(msgspec.Struct, frozen=True, kw_only=True):
     orphans: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     error: str = ""
+    encrypted: bool = False
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,6 +158,7 @@ class Overseeing:
         return PoolState(
             name=name,
             backend=pool.backend,
+            encrypted=bool(pool.key_file),
             attributes=_shown({**pool.attributes, **({"key_file": pool.key_file} if pool.key_file else {})}),
             volumes=sum(pool_of(volume) == name for volume in volumes),
         )
@@ -171,7 +173,7 @@ class Overseeing:
         try:
             backend = self._context.backend(name)
             there = await backend.list()
-            await check_key(backend, (volume.id for volume in volumes if pool_of(volume) == name))
+            await check_key(backend, there)
             orphans = await store.unknown(there)
             gone = {volume.id for volume in volumes if pool_of(volume) == name} - set(there)
             # Some may have been deleted since `volumes` was read; what is being made or deleted may have none.

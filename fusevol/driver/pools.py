@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusevol.errors import CorruptData, NotSupported, VolumeNotFound
-from fusevol.home import Pool
+from fusevol.home import POOL_KEYS, Pool
 
 if TYPE_CHECKING:
     from fusevol.backends.base import Backend
@@ -43,8 +43,9 @@ def open_pool(pool: Pool, cache_directory: Path | None) -> "Backend":
 
     Raises DriverNotFound, InvalidArgument for what describes the pool, BackendError.
     """
-    from fusevol.backends import open_backend
+    from fusevol.backends import check_parameters, open_backend
 
+    check_parameters(pool.backend, pool.attributes, besides=POOL_KEYS)
     key = None
     if pool.key_file:
         from fusevol.backends.encryption import EncryptedBackend, read_key_file

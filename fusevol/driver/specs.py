@@ -24,8 +24,7 @@ def check_spec(spec: VolumeSpec, *, encrypted: bool) -> None:
     default = VolumeSpec()
     if spec.encrypted and not encrypted:
         raise NotSupported(
-            "encrypted: the volume's pool keeps what it is given as it is",
-            hint="choose a pool that has a key_file; see fusevol pool add --help",
+            "encrypted: its pool does not encrypt", hint="choose one that has a key_file: fusevol pool ls"
         )
     for field in spec.__struct_fields__:
         if field == "block_size" and spec.block_size == _BLOCK_SIZE:
@@ -51,7 +50,9 @@ def check_change(before: VolumeSpec, after: VolumeSpec) -> None:
     if after.ephemeral and not before.ephemeral:
         raise NotSupported("ephemeral: that has to be said when a volume is made: it would lose what it holds")
     if before.encrypted and not after.encrypted:
-        raise NotSupported("encrypted: its pool encrypts what it is given", hint="copy it to one that does not")
+        raise NotSupported(
+            "encrypted: its pool encrypts all of its volumes", hint="copy it to a pool that does not: fusevol copy"
+        )
 
 
 def followed(spec: VolumeSpec) -> tuple[object, ...]:

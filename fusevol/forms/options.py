@@ -24,7 +24,7 @@ KNOWN = {
     "sticky": "true or false, as --sticky",
     "ephemeral": "true or false: empty whenever it is mounted, as --ephemeral",
     "group": "the group of volumes that snapshots are taken of together",
-    "secure": "true: only in a pool that encrypts",
+    "secure": "true: only in a pool that encrypts; false: in any",
     "labels": "labels: k=v,k2=v2",
     "snap_interval": "minutes between snapshots, 0 for none",
     "snap_schedule": "when to take snapshots: daily=03:00,7;weekly=Sunday@04:00",

@@ -48,7 +48,7 @@ async def read_manifest(backend: Backend, volume_id: str) -> tuple[Manifest, str
     if version == NO_VERSION:
         raise CorruptData(
             f'volume "{volume_id}" has no manifest',
-            hint="its creation was interrupted; delete it and create it again",
+            hint="if nobody has used it yet, its creation was interrupted: delete it and create it again",
         )
     return Manifest.from_bytes(data, volume_id), version
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from fusevol.backends import available, check_parameters, load
 from fusevol.driver import LocalDriver
 from fusevol.errors import DriverNotFound, InvalidArgument, NotSupported
-from fusevol.home import Pool
+from fusevol.home import POOL_KEYS, Pool
 from fusevol.sizes import parse_size
 from fusevol.storage.config import CONFIG_STORAGE_DIR, Config
 from fusevol.storage.enums import Scope, StorageKind
@@ -31,9 +31,8 @@ from fusevol.storage.provider import Provider, ProviderRegistry, VolumeSource
 __all__ = ["LocalProvider", "local_provider_registry"]
 
 #: Attributes of a pool that its backend is not given.
-_CACHE_SIZE: Final = "cache_size"
-_KEY_FILE: Final = "key_file"
-_NOT_THE_BACKENDS: Final = (CONFIG_STORAGE_DIR, _CACHE_SIZE, _KEY_FILE)
+_CACHE_SIZE, _KEY_FILE = POOL_KEYS
+_NOT_THE_BACKENDS: Final = (CONFIG_STORAGE_DIR, *POOL_KEYS)
 #: What a claim of a pod can be: a volume has one writer.
 _MODES: Final = ("ReadWriteOnce", "RWO")
 
@@ -105,7 +104,7 @@ class LocalProvider(Provider):
             raise InvalidArgument(f"{_KEY_FILE!r}: it must be an absolute path")
         _size(attrs.get(_CACHE_SIZE, 0))
         parameters = {key: attrs[key] for key in attrs if key not in _NOT_THE_BACKENDS}
-        check_parameters(self._type, parameters, besides=(_CACHE_SIZE, _KEY_FILE))
+        check_parameters(self._type, parameters, besides=POOL_KEYS)
 
     def _check_type(self, config: Config) -> None:
         if config.provider != self._type:
@@ -139,7 +138,7 @@ def _can_be_written(value: object) -> bool:
 
 
 def _config_of(pool: Pool) -> Config:
-    ours = {key: getattr(pool, key) for key in (_CACHE_SIZE, _KEY_FILE)}
+    ours = {key: getattr(pool, key) for key in POOL_KEYS}
     said = {key: value for key, value in ours.items() if value != Pool._field_defaults[key]}
     return Config(pool.name, pool.backend, {**pool.attributes, **said})
 

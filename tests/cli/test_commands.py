@@ -80,7 +80,7 @@ def test_the_json_objects_are_as_documented(fusevol: Fusevol) -> None:
     assert fusevol.json("check", "web") == {"volume": "web", "verified": 0, "problems": []}
     assert fusevol.json("scrub", "web") == {"volume": "web", "verified": 0, "problems": []}
     assert [set(item) for item in fusevol.json("gc", "web")] == [{"name", "freed", "note"}]
-    pool_keys = {"name", "backend", "attributes", "volumes", "size", "free", "orphans", "missing", "error"}
+    pool_keys = {"name", "backend", "attributes", "volumes", "size", "free", "orphans", "missing", "error", "encrypted"}
     assert [set(pool) for pool in fusevol.json("pool", "ls")] == [pool_keys]
     assert set(fusevol.json("status")) == {
         "home", "version", "volumes", "snapshots", "mounted", "in_use", "pools", "problems",

@@ -361,7 +361,7 @@ def test_options_of_create_are_strict(fusevol: Fusevol, options: list[str], said
         ("io_profile=db", "io_profile: this driver does not support db"),
         ("cos=high", "cos: this driver does not support high"),
         ("shared=true", "shared: this driver does not support true"),
-        ("secure=true", "encrypted: the volume's pool keeps what it is given as it is"),
+        ("secure=true", "encrypted: its pool does not encrypt"),
         ("compressed=true", "compressed: this driver does not support true"),
         ("dedupe=true", "dedupe: this driver does not support true"),
     ],

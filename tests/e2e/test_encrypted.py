@@ -156,7 +156,7 @@ def test_copies_go_from_pools_that_encrypt_to_others_and_back(volume: Volume, pl
 def test_who_asks_for_encryption_gets_it_or_an_error(volume: Volume, place: Path) -> None:
     volume.fusevol("pool", "add", "plain", "file", f"path={place}/plain")
     said = volume.fusevol("create", "no", "--pool", "plain", "--opt", "secure=true", status=1)
-    assert "encrypted: the volume's pool keeps what it is given as it is" in said
+    assert "encrypted: its pool does not encrypt" in said
     volume.fusevol("create", "yes", "--opt", "secure=true")
     assert "encrypted:  yes" in volume.fusevol("inspect", "yes")
     assert "encrypted: its pool encrypts" in volume.fusevol("set", "yes", "--opt", "secure=false", status=1)

@@ -224,8 +224,10 @@ def test_a_key_is_made_once_for_its_owner_alone_and_read_again(tmp_path: Path) -
     with pytest.raises(AlreadyExists):
         make_key_file(path)
     assert path.read_text() == text
-    make_key_file(tmp_path / "other.key")
-    assert (tmp_path / "other.key").read_text() != text
+    other = tmp_path / "keys" / "other.key"
+    make_key_file(other)
+    assert other.read_text() != text
+    assert other.parent.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("text", ["  {}  ", "{}", "\n{}\r\n\n"])
@@ -267,7 +269,7 @@ def test_what_cannot_be_read_is_an_error_that_names_the_file(tmp_path: Path) -> 
     with pytest.raises(InvalidArgument, match="holds no key"):
         read_key_file(tmp_path / "fifo")
     with pytest.raises(BackendError, match="No such file"):
-        make_key_file(tmp_path / "nowhere" / "vault.key")
+        make_key_file(tmp_path / "nowhere" / "at all" / "vault.key")
 
 
 def test_a_key_is_never_shown() -> None:
