@@ -89,7 +89,7 @@ class ManifestCipher:
         if not stored.startswith(SEALED[: len(stored)]):
             raise WrongKey(
                 f"{where} is not encrypted",
-                hint="if its pool had no key when it was made, say no key_file for it; if it had, this is somebody else's",
+                hint="if its pool had no key when it was made, say none for it; if it had, this is somebody else's",
             )
         if len(stored) < _HEAD.size:
             raise CorruptData(f"{where} is cut short: {len(stored)} bytes")
