@@ -287,9 +287,7 @@ def _parse(text: str, where: str, default: Pool) -> Config:
             raise mistake('the key "backend" is missing', "pools", name)
         if not isinstance(table["backend"], str):
             raise mistake("it must be the name of a backend", "pools", name, "backend")
-        attributes = {
-            attribute: value for attribute, value in table.items() if attribute not in ("backend", *POOL_KEYS)
-        }
+        attributes = {key: value for key, value in table.items() if key not in ("backend", *POOL_KEYS)}
         if table["backend"] == "file" and not _is_path(attributes.get("path", os.sep)):
             raise mistake("it must be an absolute path", "pools", name, "path")
         try:
