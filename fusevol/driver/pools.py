@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusevol.errors import CorruptData, NotSupported, VolumeNotFound
+from fusevol.errors import BackendError, CorruptData, NotSupported, VolumeNotFound
 from fusevol.home import POOL_KEYS, Pool
 
 if TYPE_CHECKING:
@@ -27,11 +27,16 @@ def is_uuid(text: str) -> bool:
 
 
 async def check_key(backend: "Backend", volume_ids: Iterable[str]) -> None:
-    """Raise WrongKey where the volumes of a pool are encrypted otherwise than its description says; BackendError."""
+    """Raise WrongKey where the volumes of a pool are encrypted otherwise than its description says.
+
+    BackendError where the pool is on other machines, which do not answer.
+    """
     from fusevol.log import read_manifest
 
+    # What is wrong with one of them alone is nothing to this. Of those who do not answer, nobody asks eight times.
+    passing = CorruptData if backend.traits.remote else BackendError
     for volume_id in islice(filter(is_uuid, volume_ids), _ASKED):
-        with suppress(VolumeNotFound, CorruptData, NotSupported):
+        with suppress(VolumeNotFound, NotSupported, passing):
             await read_manifest(backend, volume_id)
             return
 

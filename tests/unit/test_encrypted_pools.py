@@ -110,6 +110,23 @@ async def test_nothing_is_made_beside_volumes_that_the_key_does_not_open(
     assert len(list((tmp_path / "vault").iterdir())) == 1
 
 
+async def test_one_manifest_that_cannot_be_read_keeps_nobody_from_making_another_volume(
+    driver: LocalDriver, tmp_path: Path
+) -> None:
+    ids = sorted([await create(driver, name, "vault") for name in ("one", "two")])
+    for damage in (b"", b"FVSEALED and more than that"):
+        (tmp_path / "vault" / ids[0] / "manifest").write_bytes(damage)
+        await create(driver, f"after{len(damage)}", "vault")
+    (tmp_path / "vault" / ids[0] / "manifest").unlink()
+    (tmp_path / "vault" / ids[0] / "manifest").mkdir()
+    await create(driver, "last", "vault")
+    make_key_file(tmp_path / "new.key")
+    (tmp_path / "new.key").replace(tmp_path / "vault.key")
+    async with LocalDriver(driver.context.home) as other:
+        with pytest.raises(WrongKey):
+            await create(other, "never", "vault")
+
+
 @pytest.mark.parametrize("sealed", [True, False])
 async def test_what_is_encrypted_otherwise_than_its_pool_is_not_imported(tmp_path: Path, sealed: bool) -> None:
     make_key_file(tmp_path / "vault.key")
