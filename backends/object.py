@@ -355,9 +355,12 @@ class ObjectBackend(Backend):
 
     async def get_manifest(self, volume_id: str) -> Manifest:
         """See Backend."""
-        volume = await self._volume(volume_id)
+        check_volume_id(volume_id)
+        if (volume := self._volumes.get(volume_id)) is None or not volume.loaded:
+            # Whoever wants no more than that need not wait for a list of all objects.
+            await self._check_exists(volume_id)
         try:
-            return await self._client.get_manifest(f"{volume.folder}/manifest")
+            return await self._client.get_manifest(f"{self._prefix}{volume_id}/manifest")
         except Missing:
             await self._check_exists(volume_id)
             return Manifest(b"", NO_VERSION)

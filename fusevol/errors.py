@@ -253,7 +253,7 @@ ERRNO: dict[type[FusevolError], int] = {
 }
 
 #: What a command exits with: 2 where the way it was called is at fault, 1 for everything else.
-EXIT_CODE: dict[type[FusevolError], int] = dict.fromkeys(ERRNO, 1) | {InvalidArgument: 2}
+EXIT_CODE: dict[type[FusevolError], int] = dict.fromkeys(ERRNO, 1) | {InvalidArgument: 2, WrongKey: 2}
 
 
 def errno_of(error: BaseException) -> int:

@@ -80,7 +80,7 @@ def read_key_file(path: str | os.PathLike[str]) -> Key:
     if not (match := _TEXT.fullmatch(text)):
         raise InvalidArgument(
             f'"{path}" holds no key, which is {2 * KEY_BYTES} hexadecimal digits',
-            hint="put the copy of the pool's key there; for a pool without volumes, fusevol pool key makes one",
+            hint="put the copy of the pool's key there; for a new pool, make one in another file: fusevol pool key",
         )
     return Key(bytes.fromhex(match[1].decode()), f'the key "{path}"')
 
@@ -93,7 +93,7 @@ def make_key_file(path: str | os.PathLike[str]) -> None:
     path = Path(os.path.abspath(path))
     try:
         if not path.parent.exists():
-            path.parent.mkdir(mode=0o700)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
             fsync_directory(path.parent.parent)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:

@@ -39,15 +39,17 @@ def drive(work: Callable[["LocalDriver"], Awaitable[T]]) -> T:
 
     from fusevol.driver import LocalDriver
 
-    # What is worth a line in the log of a mount is, for a command, either its error or nothing to bother anybody with.
-    if not (logger := logging.getLogger("fusevol")).handlers:
-        logger.addHandler(logging.NullHandler())
-
     async def run() -> T:
         async with LocalDriver(home(), command=_command()) as driver:
             return await work(driver)
 
-    return trio.run(run)
+    # What is worth a line in the log of a mount is, for a command, either its error or nothing to bother anybody with.
+    logger, nobody = logging.getLogger("fusevol"), logging.NullHandler()
+    logger.addHandler(nobody)
+    try:
+        return trio.run(run)
+    finally:
+        logger.removeHandler(nobody)
 
 
 def _command() -> str:

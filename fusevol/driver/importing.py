@@ -22,6 +22,7 @@ from fusevol.driver.records import available, in_pool, unfinished
 from fusevol.driver.snapshots import Snapshots
 from fusevol.errors import (
     AlreadyExists,
+    BackendError,
     CorruptData,
     FusevolError,
     InvalidArgument,
@@ -45,7 +46,8 @@ class Importable(msgspec.Struct, frozen=True, kw_only=True):
 
     name: what it was called, "" where it does not say. record: that it had, None where it does not say. unfinished:
     whether it is only partly a copy of another. held: who has it open for writing, as far as can be seen. problem: what
-    is wrong with it, in one line; "" for nothing. locked: that is that it is encrypted otherwise than its pool.
+    is wrong with it, in one line; "" for nothing. locked: that is that it is encrypted, or not, otherwise
+    than its pool says.
     """
 
     id: str
@@ -99,14 +101,16 @@ class Importing:
 
         AlreadyExists where the pool has one: after the records were lost, whoever makes their volumes when they miss
         them would find them empty. CorruptData where it has none of those that have records: then another disk is
-        under it, most likely. WrongKey where they are encrypted otherwise than that volume would be. A pool that is
-        asked over a network is only looked at as long as no volume of it has a record.
+        under it, most likely. WrongKey where they are encrypted otherwise than that volume would be. Of a pool that is
+        asked over a network, no more than the key is looked at once a volume of it has a record.
         """
         backend, recorded = self._context.backend(pool), await self._recorded(pool)
-        await check_key(backend, recorded)
         if backend.traits.remote and recorded:
+            await check_key(backend, recorded)
             return
+        # First of all: a disk that hangs holds up a thread here, and nobody else.
         there = await backend.list()
+        fits = await check_key(backend, recorded)
         unrecorded = await self._context.store.unknown(there)
         if len(unrecorded) == len(there) and recorded:
             raise CorruptData(
@@ -114,7 +118,7 @@ class Importing:
                 hint="is its disk mounted, and is config.toml right?",
             )
         for item in await self._look_at(unrecorded, pool):
-            if item.locked:
+            if item.locked and not fits:
                 raise WrongKey(
                     f'pool "{pool}": {item.problem}', hint="say in config.toml which key_file it has, or has not"
                 )
@@ -160,8 +164,11 @@ class Importing:
         found = Importable(id=volume_id, pool=pool)
         if not is_uuid(volume_id):
             return msgspec.structs.replace(found, problem="no driver made it: its id is no UUID")
+        backend = self._context.backend(pool)
+        # One file that cannot be read is that volume's problem; a store that does not answer is everybody's.
+        damaged = CorruptData if backend.traits.remote else BackendError
         try:
-            manifest, _ = await read_manifest(self._context.backend(pool), volume_id)
+            manifest, _ = await read_manifest(backend, volume_id)
             context = self._context
             found = msgspec.structs.replace(
                 found, unfinished=bool(manifest.becoming),
@@ -171,7 +178,7 @@ class Importing:
             if not manifest.about:
                 return msgspec.structs.replace(found, problem="it does not say what it was called")
             record = from_json(manifest.about, Volume)
-        except (CorruptData, NotSupported, InvalidArgument, VolumeNotFound) as error:
+        except (damaged, NotSupported, InvalidArgument, VolumeNotFound) as error:
             return msgspec.structs.replace(found, problem=str(error), locked=isinstance(error, WrongKey))
         return msgspec.structs.replace(found, name=record.locator.name, record=record)
 

@@ -173,7 +173,7 @@ class Overseeing:
         try:
             backend = self._context.backend(name)
             there = await backend.list()
-            await check_key(backend, there)
+            await check_key(backend, [volume.id for volume in volumes if pool_of(volume) == name] or there)
             orphans = await store.unknown(there)
             gone = {volume.id for volume in volumes if pool_of(volume) == name} - set(there)
             # Some may have been deleted since `volumes` was read; what is being made or deleted may have none.

@@ -1,4 +1,4 @@
-"""Opening the pools of a state directory: their backends, and what is put before these."""
+"""The pools of a state directory: opening their backends, with what is put before these, and what is in them."""
 
 import uuid
 from collections.abc import Iterable
@@ -26,8 +26,10 @@ def is_uuid(text: str) -> bool:
     return False
 
 
-async def check_key(backend: "Backend", volume_ids: Iterable[str]) -> None:
+async def check_key(backend: "Backend", volume_ids: Iterable[str]) -> bool:
     """Raise WrongKey where the volumes of a pool are encrypted otherwise than its description says.
+
+    Returns whether there was one that could tell.
 
     BackendError where the pool is on other machines, which do not answer.
     """
@@ -38,7 +40,8 @@ async def check_key(backend: "Backend", volume_ids: Iterable[str]) -> None:
     for volume_id in islice(filter(is_uuid, volume_ids), _ASKED):
         with suppress(VolumeNotFound, NotSupported, passing):
             await read_manifest(backend, volume_id)
-            return
+            return True
+    return False
 
 
 def open_pool(pool: Pool, cache_directory: Path | None) -> "Backend":

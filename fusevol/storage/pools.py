@@ -12,7 +12,7 @@ from fusevol.driver import LocalDriver
 from fusevol.driver.labels import pool_of
 from fusevol.driver.pools import check_key, open_pool
 from fusevol.errors import AlreadyExists, BackendError, FusevolError, InvalidArgument, VolumeBusy
-from fusevol.home import DEFAULT_POOL, Pool
+from fusevol.home import DEFAULT_POOL, POOL_KEYS, Pool
 from fusevol.storage.config import Attrs, Config
 from fusevol.storage.names import ProviderType, is_valid_pool_name, quoted
 from fusevol.storage.pooltext import with_other_pool, with_pool, without_pool
@@ -129,7 +129,11 @@ class PoolManager:
     def _refuse_place(self, pool: Pool) -> None:
         """Raise InvalidArgument for a place that somebody else has for something."""
         home, directory = self._home, pool.directory
-        if directory and Path(os.path.realpath(pool.key_file)).is_relative_to(os.path.realpath(directory)):
+        if (
+            directory
+            and pool.key_file
+            and Path(os.path.realpath(pool.key_file)).is_relative_to(os.path.realpath(directory))
+        ):
             raise InvalidArgument(f'the key "{pool.key_file}" is in the pool that it is the key to')
         others = [other for other in home.config.pools.values() if other.name != pool.name]
         for other in others:
@@ -165,6 +169,5 @@ def _store_of(pool: Pool) -> tuple[str, object]:
 
 
 def _pool_of(config: Config) -> Pool:
-    attributes = dict(config.attrs)
-    attributes.pop("cache_size", None)
-    return Pool(config.name, config.provider, attributes, key_file=str(attributes.pop("key_file", "")))
+    attributes = {key: value for key, value in config.attrs.items() if key not in POOL_KEYS}
+    return Pool(config.name, config.provider, attributes, key_file=str(config.attrs.get("key_file", "")))

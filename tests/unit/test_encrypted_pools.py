@@ -195,6 +195,34 @@ async def pools_of(place: Path, disk: Path, more: dict[str, str], error: type[Ex
         assert not home.config_path.exists()
 
 
+async def test_a_volume_of_another_pool_that_strayed_here_keeps_nobody_from_making_one(
+    driver: LocalDriver, tmp_path: Path
+) -> None:
+    stray, _ = await create(driver, "stray", "vault"), await create(driver, "web", "plain")
+    (tmp_path / "vault" / stray).rename(tmp_path / "plain" / stray)
+    await create(driver, "shop", "plain")
+    async with LocalDriver(described(tmp_path, "other")) as other:
+        found = {item.id: item for item in await other.importing.found("plain")}
+        assert [item.name for item in found.values() if not item.locked] == ["web", "shop"]
+        assert found[stray].locked
+        with pytest.raises(WrongKey):
+            await create(other, "new", "plain")
+        for item in found.values():
+            if not item.locked:
+                await other.importing.import_volume(item)
+        await create(other, "new", "plain")
+        assert [pool.error for pool in await other.upkeep.pools() if pool.name == "plain"] == [""]
+
+
+async def test_a_pool_is_described_by_who_is_in_its_directory(
+    driver: LocalDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    monkeypatch.chdir(tmp_path / "disk")
+    pools = PoolManager(driver, local_provider_registry(driver))
+    await pools.create("disk", "file", {"path": str(tmp_path / "disk")})
+
+
 @pytest.mark.parametrize("key_file", ["{pool}/key", "{pool}/sub/key", "{place}/link/key"])
 async def test_a_key_is_not_kept_in_its_pool(driver: LocalDriver, tmp_path: Path, key_file: str) -> None:
     pool = tmp_path / "pool"

@@ -18,7 +18,15 @@ from fusevol.backends.base import NO_VERSION
 from fusevol.backends.object import ObjectBackend
 from fusevol.backends.object_client import Client
 from fusevol.backends.object_index import MAX_OBJECT
-from fusevol.errors import AlreadyExists, BackendError, CorruptData, InvalidArgument, ManifestConflict, NoSpace
+from fusevol.errors import (
+    AlreadyExists,
+    BackendError,
+    CorruptData,
+    InvalidArgument,
+    ManifestConflict,
+    NoSpace,
+    VolumeNotFound,
+)
 
 K = 4096
 
@@ -427,3 +435,25 @@ async def test_a_bucket_that_is_not_there_is_not_taken_for_a_volume_that_is_not(
 def test_parameters_that_cannot_be_are_refused(parameters: dict[str, Any], error: str) -> None:
     with pytest.raises(InvalidArgument, match=error):
         open_backend("object", **parameters)
+
+
+async def test_to_read_the_manifest_of_a_volume_nobody_has_to_list_all_its_objects(
+    backend: ObjectBackend, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = await backend.put_manifest("v", b"manifest", NO_VERSION)
+    await backend.create("new")
+
+    async def listed(*_: object) -> list[str]:
+        raise AssertionError("objects are listed")
+
+    other = ObjectBackend(store=store)
+    monkeypatch.setattr(other._client, "names", listed)
+    assert await other.get_manifest("v") == (b"manifest", version)
+    assert await other.get_manifest("new") == (b"", NO_VERSION)
+    for missing in ("gone", "vv"):
+        with pytest.raises(VolumeNotFound):
+            await other.get_manifest(missing)
+    # Its deletion has begun.
+    obstore.delete(store, ".volumes/v")
+    with pytest.raises(VolumeNotFound):
+        await other.get_manifest("v")
