@@ -202,20 +202,27 @@ class FileData(FileReader):
             self._inodes.changed(inode)
 
     def _grown(self, inode: Inode, end: int, timed: bool) -> None:
+        self._modified(inode, timed)
+        if end > inode.size:
+            inode.size = end
+            self._inodes.changed(inode)
+
+    def _modified(self, inode: Inode, timed: bool) -> None:
+        """The content is another. timed: whoever changed it sets the times, before or after this."""
         time = now()
         # The kernel's write-back sends the time of the last write(2) before some of the data, which is then no news.
         # Were the kernel to be lost before it sends any, the file would still look changed, give or take a minute.
         if not timed or time - inode.mtime > _TIMED_WITHIN:
             inode.mtime = inode.ctime = time
             self._inodes.touched(inode)
-        if end > inode.size:
-            inode.size = end
-            self._inodes.changed(inode)
 
     # -- size -------------------------------------------------------------------------------------
 
-    async def truncate(self, inode: Inode, size: int) -> None:
-        """Set a file's size; what is cut off is zeros if it grows again. Raises OSError(EFBIG)."""
+    async def truncate(self, inode: Inode, size: int, *, timed: bool = False) -> None:
+        """Set a file's size; what is cut off is zeros if it grows again. timed: as for `write`.
+
+        Raises OSError(EFBIG).
+        """
         if size > SIZE_MAX:
             raise fail(errno.EFBIG)
         if size < inode.size and size & _MASK:
@@ -236,7 +243,7 @@ class FileData(FileReader):
             inode.data = inode.data.ljust(size, b"\0")
         inode.size = size
         inode.reserved = (0, 0)
-        inode.mtime = inode.ctime = now()
+        self._modified(inode, timed)
         self._inodes.changed(inode)
 
     async def _zero(self, inode: Inode, offset: int, end: int) -> None:
@@ -255,9 +262,22 @@ class FileData(FileReader):
                         continue
             await self._volume.write(bytes(high - low), at + low)
 
-    async def punch(self, inode: Inode, offset: int, length: int, *, keep_blocks: bool) -> None:
-        """Make a range read as zeros, giving its whole blocks back (or leaving them, for ZERO_RANGE)."""
+    async def punch(self, inode: Inode, offset: int, length: int, *, keep_blocks: bool, timed: bool = False) -> None:
+        """Make a range read as zeros, giving its whole blocks back, or taking others for them (ZERO_RANGE).
+
+        timed: as for `write`. Raises as `preallocate` for the latter; then nothing has changed.
+        """
         end = offset + length
+        if keep_blocks and end > SIZE_MAX:
+            raise fail(errno.EFBIG)
+        for edge in offset, end:
+            if edge & _MASK and inode.data is None:
+                # As `truncate` does: so that what is left of a block need not be waited for later.
+                await self.read(inode, 1, edge)
+                self._check_still()
+        if keep_blocks:
+            holes, blocks = self._holes(inode, offset, end)
+            self._check_room(sum(count for _, count in holes), blocks)
         if inode.data is not None:
             data = inode.data.ljust(inode.size, b"\0")
             stop = min(end, len(data))
@@ -272,21 +292,38 @@ class FileData(FileReader):
                 await self._zero(inode, last << _SHIFT, end)
                 if first < last:
                     self._unmap(inode, first, last)
-        inode.mtime = inode.ctime = now()
+        self._modified(inode, timed)
         self._inodes.changed(inode)
         if keep_blocks:
-            await self.preallocate(inode, offset, length)
+            await self.preallocate(inode, offset, length, timed=timed)
 
-    async def preallocate(self, inode: Inode, offset: int, length: int) -> None:
-        """Take quota for a range, so that writing there cannot fail for want of it. Raises OSError(EFBIG, ENOSPC)."""
+    async def preallocate(self, inode: Inode, offset: int, length: int, *, timed: bool = False) -> None:
+        """Take quota for a range, so that writing there cannot fail for want of it; all of it, or none.
+
+        timed: as for `write`. Raises OSError(EFBIG, ENOSPC), the latter also where the store has no room for it now.
+        """
         if offset + length > SIZE_MAX:
             raise fail(errno.EFBIG)
         await self._outgrow(inode)
-        first, last = offset >> _SHIFT, (offset + length + _MASK) >> _SHIFT
-        for block, address, count in list(self.pieces(inode, first, last - first)):
-            if not address:
-                self._allocate(inode, block, count)
+        holes, _ = self._holes(inode, offset, offset + length)
+        needed = sum(count for _, count in holes)
+        self._check_room(needed, needed)
+        for block, count in holes:
+            self._allocate(inode, block, count)
+        self._modified(inode, timed)
         self._inodes.changed(inode)
+
+    def _holes(self, inode: Inode, offset: int, end: int) -> tuple[list[tuple[int, int]], int]:
+        """The holes in a range as (block, count), and how many blocks it has in all."""
+        first, last = offset >> _SHIFT, (end + _MASK) >> _SHIFT
+        pieces = self.pieces(inode, first, last - first)
+        return [(block, count) for block, address, count in pieces if not address], last - first
+
+    def _check_room(self, mapped: int, stored: int) -> None:
+        """Raise OSError(ENOSPC) unless so many more blocks may be mapped, and the store has room for so many."""
+        capacity = self._volume.room.capacity()
+        if not self.quota.allows(mapped) or (capacity is not None and capacity.free < stored << _SHIFT):
+            raise fail(errno.ENOSPC)
 
     def held(self, inode: Inode) -> bool:
         """Whether there is anything of the file's that `delete` and `drop` are to take away."""

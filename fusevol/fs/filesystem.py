@@ -232,19 +232,28 @@ class Filesystem(Committing):
             self._data.quota.grown(ROW_BYTES + len(value))
         super().setxattr(ino, name, value, flags, member)
 
-    async def fallocate(self, ino: int, mode: int, offset: int, length: int) -> None:
-        """fallocate(2): plain, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE. Raises OSError(EOPNOTSUPP, EINVAL, EFBIG, ENOSPC)."""
+    async def fallocate(self, ino: int, mode: int, offset: int, length: int, *, timed: bool = False) -> None:
+        """fallocate(2): plain, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE. What takes space takes all of it or none.
+
+        timed: as for `write`. Raises OSError(EOPNOTSUPP, EFBIG, ENOSPC), BackendError, Fenced.
+        """
         keep_size, punch, zero = mode & 1, mode & 2, mode & 16
         if mode & ~19 or (punch and zero):
             raise fail(errno.EOPNOTSUPP)
         inode = self.get(ino)
         with Pinned(inode):
+            if not punch:
+                if self.volume.room.shortage():
+                    await self._make_room()
+                if self._data.quota.doubtful(-(-length // BLOCK) + 1):
+                    await self.sync()
+            self._drop_capability(inode)
             if punch or zero:
-                await self._data.punch(inode, offset, length, keep_blocks=bool(zero))
+                await self._data.punch(inode, offset, length, keep_blocks=bool(zero), timed=timed)
             else:
-                await self._data.preallocate(inode, offset, length)
+                await self._data.preallocate(inode, offset, length, timed=timed)
             if not keep_size and not punch and offset + length > inode.size:
-                await self._data.truncate(inode, offset + length)
+                await self._data.truncate(inode, offset + length, timed=timed)
 
     # -- the whole --------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ import pyfuse3
 import trio
 
 from fusevol.errors import BackendError, NotSupported
+from fusevol.mount.extra import ExtraHandlers
 from fusevol.mount.options import MountOptions
 from fusevol.mount.protocol import InitReply, InitRequest, negotiate
 
@@ -35,7 +36,9 @@ log = logging.getLogger(__name__)
 ANSWER_TIMEOUT = 10.0
 
 
-async def shake_hands(operations: pyfuse3.Operations, device: int, options: MountOptions) -> tuple[int, InitReply]:
+async def shake_hands(
+    operations: pyfuse3.Operations, extra: ExtraHandlers, device: int, options: MountOptions
+) -> tuple[int, InitReply]:
     """Set up pyfuse3 on the freshly mounted connection `device`, an open /dev/fuse, which is consumed.
 
     Returns the number under which pyfuse3 has the connection now, and what was agreed with the kernel.
@@ -48,7 +51,7 @@ async def shake_hands(operations: pyfuse3.Operations, device: int, options: Moun
         undo.callback(ours.close)
         number = theirs.detach()
         try:
-            pyfuse3.init(operations, f"/dev/fd/{number}", set())
+            extra.init(f"/dev/fd/{number}", set())
         except RuntimeError as error:
             os.close(number)
             raise NotSupported(f"libfuse does not take an open connection: {error}") from error

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import select
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,6 +40,7 @@ __all__ = [
     "set_read_ahead",
     "sync_filesystem",
     "unasked",
+    "write_out",
 ]
 
 log = logging.getLogger(__name__)
@@ -45,6 +48,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _threads = trio.CapacityLimiter(64)
+_closing = trio.CapacityLimiter(math.inf)
 
 #: struct fuse_out_header: length, code of the notification, 0.
 _NOTIFICATION = struct.Struct("<IiQ")
@@ -74,6 +78,30 @@ async def sync_filesystem(path: Path) -> None:
             os.close(fd)
 
     await in_thread(sync)
+
+
+async def write_out(path: Callable[[], Path], node: int) -> None:
+    """Have the kernel hand over the dirty pages of one file of a mount; raises OSError, EPERM for all but root.
+
+    path: says where it is mounted, and may block. The kernel may hold the file's lock meanwhile, and wait for the
+    handler that calls this.
+    """
+
+    def write() -> None:
+        root = os.open(path(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            opened.append(syscalls.open_node(root, node))
+        finally:
+            os.close(root)
+        syscalls.write_out(opened[0])
+
+    opened: list[int] = []
+    try:
+        await in_thread(write)
+    finally:
+        # Not waited for: to close a file takes its lock. Nor may those that wait keep others from getting a thread.
+        for fd in opened:
+            trio.lowlevel.spawn_system_task(partial(trio.to_thread.run_sync, os.close, fd, limiter=_closing))
 
 
 async def invalidate_inode(inode: int, *, attributes_only: bool = False) -> None:

@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import cast
 
 import pyfuse3
@@ -55,6 +56,9 @@ class VolumeOperations(NameOperations):
             self.__dict__.pop(name, None)
             if any(bounds):
                 setattr(self, name, waiting)
+
+    async def hand_over(self, node: int) -> None:
+        """Have the kernel hand over what it holds back of a file. To be replaced where it may hold back anything."""
 
     def _live(self, node: int, *, content: bool = False, attributes: bool = False) -> tuple[Filesystem, int]:
         """The live filesystem and the inode number, for a change that waits; of what, see `Filesystem.survey`.
@@ -241,6 +245,40 @@ class VolumeOperations(NameOperations):
             return  # of a tree that a restore replaced
         if isinstance(filesystem, Filesystem):
             filesystem.attempt(filesystem.released, where.ino)  # has what the file held go, or leaves that to `forget`
+
+    # Of these pyfuse3 knows nothing: see `extra`.
+
+    @change
+    async def fallocate(self, node: int, mode: int, offset: int, length: int) -> None:
+        if self.control.owns(node):
+            raise FUSEError(errno.EOPNOTSUPP)
+        filesystem, ino = self._live(node, content=True, attributes=True)
+        await filesystem.fallocate(ino, mode, offset, length, timed=True)
+
+    @handler
+    async def lseek(self, node: int, offset: int, whence: int) -> int:
+        """SEEK_DATA or SEEK_HOLE; all else the kernel does by itself."""
+        if self.control.owns(node):
+            raise FUSEError(errno.ENXIO)
+        live, hole = not self.nodes.split(node).snapshot, whence == os.SEEK_HOLE
+        if live and (hole or not self._is_data(node, offset)):
+            # What the kernel holds back is data, which it does not see to. It lets nobody write(2) meanwhile.
+            try:
+                await self.hand_over(node)
+            except PermissionError:
+                raise FUSEError(errno.ENOSYS) from None  # it takes all for data then, now and later
+            await self.nodes.settled()
+        return self._seek(node, offset, hole=hole)
+
+    def _seek(self, node: int, offset: int, *, hole: bool) -> int:
+        where, filesystem = self.nodes.find(node)
+        filesystem.hurried(filesystem.located, where.ino)
+        return filesystem.seek(where.ino, offset, hole=hole)
+
+    def _is_data(self, node: int, offset: int) -> bool:
+        with suppress(OSError):
+            return self._seek(node, offset, hole=False) == offset
+        return False
 
     # -- the whole --------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ import trio
 from fusevol.errors import BackendError, FusevolError, NotSupported, VolumeBusy
 from fusevol.mount import _pyfuse3
 from fusevol.mount.attaching import check_mountpoint, mount, unmount, vfs_words
+from fusevol.mount.extra import ExtraHandlers
 from fusevol.mount.handshake import shake_hands
 from fusevol.mount.kernel import ended, in_thread, set_dirty_share, set_read_ahead, sync_filesystem
 from fusevol.mount.mounttable import Mount, find, places
@@ -82,6 +83,7 @@ async def serve(
 
 
 async def _open(operations: pyfuse3.Operations, target: Path, options: MountOptions) -> _Session:
+    extra = ExtraHandlers(operations)
     if options.handshake:
         device = await in_thread(lambda: mount(target, options))
         try:
@@ -90,7 +92,7 @@ async def _open(operations: pyfuse3.Operations, target: Path, options: MountOpti
             os.close(device)
             raise
         try:
-            fd, reply = await shake_hands(operations, device, options)
+            fd, reply = await shake_hands(operations, extra, device, options)
         except BaseException as error:
             # The connection is closed, so this cannot wait for anybody.
             await in_thread(lambda: unmount(mounted, detach=True))
@@ -101,13 +103,13 @@ async def _open(operations: pyfuse3.Operations, target: Path, options: MountOpti
             log.warning("%s; serving without the handshake, which is slower", error)
         else:
             log.debug("mounted on %s with requests of up to %d bytes", target, reply.max_write)
-            return _Session(mounted, options, fd)
+            return _Session(mounted, options, extra, fd)
     words = [word for word in vfs_words(options) if word.isascii()]
     try:
-        pyfuse3.init(operations, os.fspath(target), set(words))
+        extra.init(os.fspath(target), set(words))
     except RuntimeError as error:
         raise BackendError(f'mounting on "{target}" failed: {error}') from error
-    return _Session(_mounted(target), options, None)
+    return _Session(_mounted(target), options, extra, None)
 
 
 def _mounted(target: Path) -> Mount:
@@ -120,9 +122,10 @@ def _mounted(target: Path) -> Mount:
 class _Session:
     """One mount that is served; pyfuse3 has been initialised for it."""
 
-    def __init__(self, mounted: Mount, options: MountOptions, fd: int | None) -> None:
+    def __init__(self, mounted: Mount, options: MountOptions, extra: ExtraHandlers, fd: int | None) -> None:
         self._mounted = mounted
         self._options = options
+        self._extra = extra
         #: The connection, where we and not libfuse opened it.
         self.device = fd
         self._ended = trio.Event()
@@ -176,7 +179,8 @@ class _Session:
                         self._waiter = stack.enter_context(_pyfuse3.polling(self.device, wakefulness))
                     else:
                         log.warning("pyfuse3 %s is not known here; serving slower", pyfuse3.__version__)
-                await pyfuse3.main(min(8, tasks), tasks)
+                async with self._extra.answering(self._waiter):
+                    await pyfuse3.main(min(8, tasks), tasks)
         except BaseException as error:  # noqa: BLE001 -- raised by run(), outside of the nursery
             self._failure = _only(error)
         finally:

@@ -72,6 +72,14 @@ class PollingWaiter:
         self._handling += 1
         self._fresh.add(trio.lowlevel.current_task())
 
+    def taken_on(self) -> None:
+        """Another task, which does not call `wait`, handles a request; until `let_go`."""
+        self._handling += 1
+
+    def let_go(self) -> None:
+        """It has handled it."""
+        self._handling -= 1
+
     async def wait(self) -> bool:
         """Return True when there is a request to read, False when there will be none any more."""
         self._handling -= 1

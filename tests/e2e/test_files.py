@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import subprocess
 import sys
@@ -128,38 +127,6 @@ def test_setfacl_and_getfacl_do_what_they_do_on_ext4_and_bring_all_back(
     for user, status in (("1234", 0), ("1235", 1)):
         words = ("setpriv", f"--reuid={user}", "--regid=99", "--clear-groups", "cat", "tree/file")
         bench.run(*words, cwd=volume.path, status=status)
-
-
-def test_a_search_for_holes_never_skips_data_and_copies_are_the_same(volume: Volume, bench: Bench) -> None:
-    """No holes are reported: pyfuse3 has no handler for it, and the kernel then takes all for data."""
-    file = volume.path / "sparse"
-    pieces = {0: os.urandom(5000), 3 * MIB + 5: os.urandom(70000)}
-    with file.open("wb") as opened:
-        for offset, data in pieces.items():
-            opened.seek(offset)
-            opened.write(data)
-        opened.truncate(8 * MIB)
-    for remounted in (False, True):
-        if remounted:
-            volume.umount()
-            volume.mount()
-        fd = os.open(file, os.O_RDONLY)
-        try:
-            for offset in (0, 4999, 5000, MIB, 3 * MIB + 5, 8 * MIB - 1):
-                assert os.lseek(fd, offset, os.SEEK_DATA) == offset
-                assert os.lseek(fd, offset, os.SEEK_HOLE) == 8 * MIB
-            for whence in (os.SEEK_DATA, os.SEEK_HOLE):
-                with pytest.raises(OSError, match="No such device or address") as raised:
-                    os.lseek(fd, 8 * MIB, whence)
-                assert raised.value.errno == errno.ENXIO
-        finally:
-            os.close(fd)
-    bench.shell("cp --sparse=always sparse copy; tar -cSf copy.tar sparse; mkdir out; tar -xSf copy.tar -C out",
-                cwd=volume.path)  # fmt: skip
-    for copy in (volume.path / "copy", volume.path / "out/sparse"):
-        assert copy.read_bytes() == file.read_bytes()
-    os.sync()
-    assert (volume.path / "copy").stat().st_blocks * 512 < MIB
 
 
 MAP = """

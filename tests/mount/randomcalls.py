@@ -16,7 +16,19 @@ from typing import Any
 
 from tests.mount.calls import ACCESS_ACL, DEFAULT_ACL
 from tests.mount.rules import acl
-from tests.mount.worlds import EXCHANGE, NOREPLACE, NOW, OMIT, ROOT_USER, WHITEOUT, User, World, acting, outcome
+from tests.mount.worlds import (
+    EXCHANGE,
+    NOREPLACE,
+    NOW,
+    OMIT,
+    ROOT_USER,
+    WHITEOUT,
+    User,
+    World,
+    acting,
+    fallocate,
+    outcome,
+)
 from tests.mount.worlds import utimensat as set_times
 
 __all__ = ["DEEP", "LONG", "RandomCalls", "Step"]
@@ -68,9 +80,10 @@ class RandomCalls:
         self.random = random.Random(seed)
         weights = {
             "open": 20, "close": 2, "read": 8, "write": 14, "append": 3, "ftruncate": 3, "sync": 3, "fstat": 4,
-            "map": 3, "copy": 2, "seek": 2, "mkdir": 6, "rmdir": 2, "unlink": 3, "rename": 9, "link": 4, "symlink": 2,
-            "readlink": 2, "status": 5, "chmod": 4, "chown": 4, "utime": 4, "truncate": 4, "setxattr": 5, "umask": 1,
-            "getxattr": 2, "removexattr": 2, "listxattr": 1, "list": 3, "mknod": 2, "access": 3, "through": 4,
+            "map": 3, "copy": 2, "seek": 3, "fallocate": 4, "mkdir": 6, "rmdir": 2, "unlink": 3, "rename": 9, "link": 4,
+            "symlink": 2, "readlink": 2, "status": 5, "chmod": 4, "chown": 4, "utime": 4, "truncate": 4, "setxattr": 5,
+            "umask": 1, "getxattr": 2, "removexattr": 2, "listxattr": 1, "list": 3, "mknod": 2, "access": 3,
+            "through": 4,
         }  # fmt: skip
         self._makers: list[Callable[[], Made]] = [getattr(self, "_" + name) for name in weights]
         self._weights = list(weights.values())
@@ -179,6 +192,14 @@ class RandomCalls:
     def _seek(self) -> Made:
         slot, offset, whence = self.slot(), self.size(), self.random.choice((os.SEEK_DATA, os.SEEK_HOLE))
         return f"seek {slot} {offset} {whence}", lambda w: seek(w.fd(slot), offset, whence)
+
+    def _fallocate(self) -> Made:
+        # Plain and KEEP_SIZE; PUNCH_HOLE and ZERO_RANGE, each without and with KEEP_SIZE.
+        slot, mode = self.slot(), self.random.choice((0, 0, 1, 2, 3, 3, 16, 17))
+        offset, length = self.random.choice((0, *SIZES)), self.size()
+        return f"fallocate {slot} {mode} at {offset} for {length}", lambda w: fallocate(
+            w.fd(slot), mode, offset, length
+        )
 
     def _through(self) -> Made:
         """Calls on paths, made on an open file instead, which may have no path any more."""
