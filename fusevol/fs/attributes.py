@@ -32,7 +32,7 @@ class Attributes(ReadOnlyFilesystem):
     async def setattr(self, ino: int, changes: Changes) -> Inode:
         """Change attributes. Raises OSError(EFBIG, EINVAL, EISDIR)."""
         inode = self.get(ino)
-        if changes.size is not None and changes.size != inode.size:
+        if changes.size is not None and (changes.size != inode.size or self._data.exceeds(inode)):
             if inode.is_dir:
                 raise fail(errno.EISDIR)
             if not stat.S_ISREG(inode.mode):

@@ -26,6 +26,8 @@ _RESERVE_FROM = 256
 _RESERVE_MOST = 16384
 #: Bytes that are written without others being let in: what the kernel sends at most.
 _AT_ONCE = 1 << 20
+#: Blocks that may be set aside at once where nobody knows how many the store has room for: addresses do not come back.
+_MOST_SET_ASIDE = 1 << 28
 _TIMED_WITHIN = 60 * 10**9
 _SHIFT = 12
 _MASK = BLOCK - 1
@@ -86,12 +88,31 @@ class FileData(FileReader):
         inode.blocks += count
         self._remapped(inode).add(block)
 
+    def _map_all(self, inode: Inode, holes: list[tuple[int, int]]) -> None:
+        """Map holes, (block, count) in order, to fresh addresses. Raises OSError(ENOSPC) over the quota."""
+        if len(holes) == 1:
+            self._allocate(inode, *holes[0])
+            return
+        count = sum(count for _, count in holes)
+        address, added = self._take(inode, count), list[Extent]()
+        for block, size in holes:
+            added.append((block, address, size))
+            address += size
+        inode.extents = sorted([*self.extents(inode), *added])
+        self.quota.used += count
+        inode.blocks += count
+        self._remapped(inode).update(block for block, _ in holes)
+
     def _unmap(self, inode: Inode, first: int, end: int | None) -> None:
         """Let go of the file's blocks from `first` to before `end` (None: to its end)."""
-        kept: list[Extent] = []
         extents = self.extents(inode)
+        start = bisect_right(extents, first, key=lambda extent: extent[0])
+        if start and extents[start - 1][0] + extents[start - 1][2] > first:
+            start -= 1
+        stop = len(extents) if end is None else bisect_left(extents, end, key=lambda extent: extent[0])
+        kept: list[Extent] = []
         touched = self._remapped(inode)
-        for block, address, count in extents:
+        for block, address, count in extents[start:stop]:
             last = block + count
             low, high = max(block, first), last if end is None else min(last, end)
             if low >= high:
@@ -105,7 +126,7 @@ class FileData(FileReader):
                 kept.append((block, address, low - block))
             if high < last:
                 kept.append((high, address + high - block, last - high))
-        inode.extents = kept
+        extents[start:stop] = kept
 
     def _remapped(self, inode: Inode) -> set[int]:
         """Have extents and number of blocks written back, even if the operation fails later on.
@@ -229,13 +250,14 @@ class FileData(FileReader):
             # So that it need not be waited for where nobody may be let in between.
             await self.read(inode, 1, size)
             self._check_still()
-        if size < inode.size:
-            if inode.data is not None:
-                inode.data = inode.data[:size]
-            else:
+        if size <= inode.size and inode.data is None:
+            if size < inode.size:
                 # First what can fail: then the file is as it was.
                 await self._zero(inode, size, (size + _MASK) & ~_MASK)
-                self._unmap(inode, (size + _MASK) >> _SHIFT, None)
+                self._check_still()
+            self._unmap(inode, (size + _MASK) >> _SHIFT, None)
+        elif inode.data is not None and size < inode.size:
+            inode.data = inode.data[:size]
         elif inode.data is not None and (size > INLINE_BYTES or self.quota.crowded):
             await self._outgrow(inode)
         elif inode.data is not None:
@@ -290,8 +312,9 @@ class FileData(FileReader):
             else:
                 await self._zero(inode, offset, first << _SHIFT)
                 await self._zero(inode, last << _SHIFT, end)
-                if first < last:
-                    self._unmap(inode, first, last)
+            self._check_still()
+            if first < last:
+                self._unmap(inode, first, last)
         self._modified(inode, timed)
         self._inodes.changed(inode)
         if keep_blocks:
@@ -308,8 +331,8 @@ class FileData(FileReader):
         holes, _ = self._holes(inode, offset, offset + length)
         needed = sum(count for _, count in holes)
         self._check_room(needed, needed)
-        for block, count in holes:
-            self._allocate(inode, block, count)
+        if holes:
+            self._map_all(inode, holes)
         self._modified(inode, timed)
         self._inodes.changed(inode)
 
@@ -322,8 +345,14 @@ class FileData(FileReader):
     def _check_room(self, mapped: int, stored: int) -> None:
         """Raise OSError(ENOSPC) unless so many more blocks may be mapped, and the store has room for so many."""
         capacity = self._volume.room.capacity()
-        if not self.quota.allows(mapped) or (capacity is not None and capacity.free < stored << _SHIFT):
+        room = _MOST_SET_ASIDE if capacity is None else capacity.free >> _SHIFT
+        if not self.quota.allows(mapped) or stored > room:
             raise fail(errno.ENOSPC)
+
+    def exceeds(self, inode: Inode) -> bool:
+        """Whether blocks are set aside for a file beyond its end."""
+        extents = self.extents(inode)
+        return bool(extents) and extents[-1][0] + extents[-1][2] > (inode.size + _MASK) >> _SHIFT
 
     def held(self, inode: Inode) -> bool:
         """Whether there is anything of the file's that `delete` and `drop` are to take away."""

@@ -4,6 +4,9 @@
       └── session      mount, serve, unmount; helpers for caches of the kernel
             ├── handshake    INIT: the flags and limits of the connection
             │     └── protocol     the bytes of INIT, from linux/fuse.h
+            ├── extra        handlers that pyfuse3 does not have: fallocate, lseek
+            ├── kernel       what is asked of the kernel about a mount
+            │     └── beside       by another process, where it waits for this one: attendant
             ├── attaching    mount(2) and umount2(2), or fusermount3 where they are not allowed
             │     └── mounttable   /proc/self/mountinfo
             ├── waiter       waiting for the next request without the way through trio

@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from fusevol.errors import BackendError, FusevolError, InvalidArgument, NotSupported, VolumeBusy
@@ -20,6 +21,8 @@ from fusevol.mount.options import MountOptions
 from fusevol.mount.syscalls import MountFlag, UnmountFlag
 
 __all__ = ["FSTYPE", "check_mountpoint", "mount", "unmount"]
+
+Umount = Callable[[os.PathLike[str], UnmountFlag], None]
 
 SUBTYPE = "fusevol"
 FSTYPE = f"fuse.{SUBTYPE}"
@@ -61,8 +64,9 @@ def mount(target: Path, options: MountOptions) -> int:
         raise BackendError(f'mounting on "{target}" failed: {error.strerror}') from error
 
 
-def unmount(mounted: Mount, *, detach: bool = False) -> None:
-    """Unmount `mounted`; waits until its dirty pages are written, so never from the loop that serves it.
+def unmount(mounted: Mount, *, detach: bool = False, umount2: Umount = syscalls.umount2) -> None:
+    """Unmount `mounted`; waits until its dirty pages are written, so whoever serves it lets another
+    process make the call `umount2`.
 
     Raises VolumeBusy where it is in use, which `detach` does not mind: the mount leaves the tree and ends with
     its last user. Nothing happens where it is gone already, or lies under another mount now (BackendError).
@@ -74,7 +78,7 @@ def unmount(mounted: Mount, *, detach: bool = False) -> None:
         raise BackendError(f'"{mounted.mountpoint}" lies under another mount and cannot be unmounted')
     flags = UnmountFlag.NOFOLLOW | (UnmountFlag.DETACH if detach else UnmountFlag.NONE)
     try:
-        syscalls.umount2(mounted.mountpoint, flags)
+        umount2(mounted.mountpoint, flags)
     except PermissionError:
         _unmount_by_helper(mounted.mountpoint, detach=detach)
     except OSError as error:

@@ -10,13 +10,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import math
 import os
 import select
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,10 +24,12 @@ import trio
 from fusevol.errors import InvalidArgument, NotSupported
 from fusevol.mount import syscalls
 from fusevol.mount.attaching import FSTYPE
-from fusevol.mount.mounttable import Mount, find, mounts, resolve
+from fusevol.mount.beside import Beside
+from fusevol.mount.mounttable import Mount, find, mounts, places, resolve
 
 __all__ = [
     "abort",
+    "beside",
     "ended",
     "forget_names",
     "in_thread",
@@ -38,9 +38,9 @@ __all__ = [
     "set_dirty_share",
     "set_max_background",
     "set_read_ahead",
+    "size_known",
     "sync_filesystem",
     "unasked",
-    "write_out",
 ]
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _threads = trio.CapacityLimiter(64)
-_closing = trio.CapacityLimiter(math.inf)
+#: Makes the calls that wait for this very process.
+beside = Beside()
 
 #: struct fuse_out_header: length, code of the notification, 0.
 _NOTIFICATION = struct.Struct("<IiQ")
@@ -70,38 +71,42 @@ async def sync_filesystem(path: Path) -> None:
     sends no SYNCFS request to an ordinary server; making that durable is up to the caller.)
     """
 
-    def sync() -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            syscalls.syncfs(fd)
-        finally:
-            os.close(fd)
-
-    await in_thread(sync)
+    await in_thread(lambda: beside.sync(path))
 
 
-async def write_out(path: Callable[[], Path], node: int) -> None:
-    """Have the kernel hand over the dirty pages of one file of a mount; raises OSError, EPERM for all but root.
+async def size_known(mounted: Mount, node: int) -> int:
+    """How many bytes the kernel takes a file to be long. It knows better than the server while it holds writes back.
 
-    path: says where it is mounted, and may block. The kernel may hold the file's lock meanwhile, and wait for the
-    handler that calls this.
+    Takes no lock of the file, and has nothing written. Raises OSError, EPERM for all but root, ESTALE where the mount
+    or the file cannot be reached.
     """
 
-    def write() -> None:
-        root = os.open(path(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            opened.append(syscalls.open_node(root, node))
-        finally:
-            os.close(root)
-        syscalls.write_out(opened[0])
+    def paths() -> Iterator[Path]:
+        # Something else may be on top of it, or it may have been moved.
+        yield mounted.mountpoint
+        yield from (place.mountpoint for place in places(mounted.device))
 
-    opened: list[int] = []
+    def look() -> int:
+        for path in paths():
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), _opened(path) as root:
+                if os.fstat(root).st_dev == os.makedev(*mounted.device):
+                    fd = syscalls.open_node(root, node)
+                    try:
+                        return os.fstat(fd).st_size
+                    finally:
+                        os.close(fd)
+        raise OSError(errno.ESTALE, "the mount is nowhere to be found")
+
+    return await in_thread(look)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        await in_thread(write)
+        yield fd
     finally:
-        # Not waited for: to close a file takes its lock. Nor may those that wait keep others from getting a thread.
-        for fd in opened:
-            trio.lowlevel.spawn_system_task(partial(trio.to_thread.run_sync, os.close, fd, limiter=_closing))
+        os.close(fd)
 
 
 async def invalidate_inode(inode: int, *, attributes_only: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,8 @@ class NameOperations(Handling):
         #: By the handles of open directories.
         self.listings: dict[int, Listing] = {}
         self._last_listing = 0
+        #: How many handles there are of a node that it may be written through: the kernel holds back no other writes.
+        self.writers: Counter[int] = Counter()
 
     def _attributes(self, inode: Inode, where: Node) -> EntryAttributes:
         entry = EntryAttributes()
@@ -93,6 +96,7 @@ class NameOperations(Handling):
         inode = filesystem.attempt(filesystem.create, ino, name, stat.S_IFREG | (mode & 0o7777), _caller(ctx))
         filesystem.opened(inode.ino)
         entry = self._reply(parent, inode)
+        self.writers[entry.st_ino] += 1
         return FileInfo(fh=entry.st_ino, keep_cache=True), entry
 
     @change

@@ -5,6 +5,9 @@
     1 << 62 | snapshot id << 40 | ino     an inode of a snapshot
     1 << 63 - ...                         control files, see `control`
 
+A handle is the id of what was opened; with `READING` in it, of an inode of the live tree that was opened only to be
+read.
+
 The generation grows with every restore, so that ids from before it are known for what they are.
 """
 
@@ -18,12 +21,13 @@ import trio
 from fusevol.fs import Filesystem, ReadOnlyFilesystem
 from fusevol.fs.layout import ROOT
 
-__all__ = ["CONTROL_NAME", "CONTROL_NODE", "Node", "Nodes"]
+__all__ = ["CONTROL_NAME", "CONTROL_NODE", "READING", "Node", "Nodes"]
 
 CONTROL_NAME = b".fusevol"
 #: First id of control files; they are below 1 << 62 + this.
 CONTROL_NODE = 3 << 61
 _SNAPSHOT = 1 << 62
+READING = 1 << 61
 _SNAPSHOT_SHIFT = 40
 _GENERATION_SHIFT = 48
 _INO = (1 << _GENERATION_SHIFT) - 1
@@ -82,9 +86,10 @@ class Nodes:
         return node == ROOT
 
     def split(self, node: int) -> Node:
-        """Take an id apart. Raises OSError(ESTALE) for an inode from before a restore."""
+        """Take an id, or a handle, apart. Raises OSError(ESTALE) for an inode from before a restore."""
         if node & _SNAPSHOT:
             return Node(0, (node & ~_SNAPSHOT) >> _SNAPSHOT_SHIFT, node & _SNAPSHOT_INO)
+        node &= ~READING
         if node == ROOT:
             return Node(self.generation, 0, ROOT)
         if node >> _GENERATION_SHIFT != self.generation:

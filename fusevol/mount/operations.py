@@ -9,7 +9,6 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import cast
 
 import pyfuse3
@@ -23,6 +22,7 @@ from fusevol.fs.layout import BLOCK, NAME_MAX
 from fusevol.fs.xattrs import hidden
 from fusevol.mount.handling import change, handler
 from fusevol.mount.naming import NameOperations
+from fusevol.mount.nodes import READING
 from fusevol.mount.privileges import drop_privileges, in_group
 from fusevol.mount.throttle import Throttle
 
@@ -57,8 +57,9 @@ class VolumeOperations(NameOperations):
             if any(bounds):
                 setattr(self, name, waiting)
 
-    async def hand_over(self, node: int) -> None:
-        """Have the kernel hand over what it holds back of a file. To be replaced where it may hold back anything."""
+    async def size_of(self, node: int) -> int:
+        """How long the kernel takes a file to be. To be replaced where it may know better. Raises OSError."""
+        raise OSError(errno.EROFS, "a snapshot")
 
     def _live(self, node: int, *, content: bool = False, attributes: bool = False) -> tuple[Filesystem, int]:
         """The live filesystem and the inode number, for a change that waits; of what, see `Filesystem.survey`.
@@ -180,6 +181,11 @@ class VolumeOperations(NameOperations):
             filesystem.hurried(filesystem.get, where.ino)
             if isinstance(filesystem, Filesystem):
                 filesystem.opened(where.ino)
+        if not isinstance(filesystem, Filesystem):
+            return FileInfo(fh=node, keep_cache=True)
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            return FileInfo(fh=node | READING, keep_cache=True)
+        self.writers[node] += 1
         return FileInfo(fh=node, keep_cache=True)
 
     @handler
@@ -239,6 +245,10 @@ class VolumeOperations(NameOperations):
     async def release(self, handle: int) -> None:
         if self.control.owns(handle):
             return
+        if self.writers[handle] > 1:
+            self.writers[handle] -= 1
+        else:
+            del self.writers[handle]  # or it was opened only to be read
         try:
             where, filesystem = self.nodes.find(handle)
         except OSError:
@@ -260,25 +270,21 @@ class VolumeOperations(NameOperations):
         """SEEK_DATA or SEEK_HOLE; all else the kernel does by itself."""
         if self.control.owns(node):
             raise FUSEError(errno.ENXIO)
-        live, hole = not self.nodes.split(node).snapshot, whence == os.SEEK_HOLE
-        if live and (hole or not self._is_data(node, offset)):
-            # What the kernel holds back is data, which it does not see to. It lets nobody write(2) meanwhile.
-            try:
-                await self.hand_over(node)
-            except PermissionError:
-                raise FUSEError(errno.ENOSYS) from None  # it takes all for data then, now and later
-            await self.nodes.settled()
-        return self._seek(node, offset, hole=hole)
-
-    def _seek(self, node: int, offset: int, *, hole: bool) -> int:
         where, filesystem = self.nodes.find(node)
+        hole = whence == os.SEEK_HOLE
+        if self.writers[node]:
+            # The kernel may hold writes back, which are data. Nobody can write(2) until this is answered.
+            try:
+                size = await self.size_of(node)
+            except OSError as error:
+                # All is taken for data then, now and later: not wrong, and nobody but the kernel knows how much it is.
+                self.report(f"holes are not looked for any more: {error}")
+                raise FUSEError(errno.ENOSYS) from error
+            if offset >= size:
+                raise FUSEError(errno.ENXIO)
+            return size if hole else offset
         filesystem.hurried(filesystem.located, where.ino)
         return filesystem.seek(where.ino, offset, hole=hole)
-
-    def _is_data(self, node: int, offset: int) -> bool:
-        with suppress(OSError):
-            return self._seek(node, offset, hole=False) == offset
-        return False
 
     # -- the whole --------------------------------------------------------------------------------
 

@@ -26,9 +26,9 @@ from fusevol.mount.kernel import (
     invalidate_inode,
     set_max_background,
     set_read_ahead,
+    size_known,
     sync_filesystem,
     unasked,
-    write_out,
 )
 from fusevol.mount.mounttable import Mount, find, places, resolve
 from fusevol.mount.nodes import Nodes
@@ -164,26 +164,22 @@ async def _serve(
             where, count = mounted, options.max_tasks if wide else options.max_background
             await in_thread(lambda: set_max_background(where, count))
 
-    def where() -> Path:
-        # It may have been mounted on a second path since, and unmounted from the first. To be called in a thread.
-        with suppress(OSError):
-            if mounted is None or os.stat(mountpoint).st_dev == os.makedev(*mounted.device):
-                return mountpoint
-        seen = places(mounted.device) if mounted else []
-        return seen[0].mountpoint if seen else mountpoint
-
     async def sync_kernel() -> None:
-        path = await in_thread(where)
+        # It may have been mounted on a second path since, and unmounted from the first.
+        seen = places(mounted.device) if mounted else []
+        where = seen[0].mountpoint if seen else mountpoint
         try:
-            await sync_filesystem(path)
+            await sync_filesystem(where)
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise
             # Somebody wrote to a file of a tree that a restore replaced, and was told; that is told here once more.
-            await sync_filesystem(path)
+            await sync_filesystem(where)
 
-    async def hand_over(node: int) -> None:
-        await write_out(where, node)
+    async def size_of(node: int) -> int:
+        if mounted is None:
+            raise OSError(errno.ESTALE, "not mounted")
+        return await size_known(mounted, node)
 
     async def forget_by_name(names: set[bytes], done: trio.Event) -> None:
         # Below the root nothing is reachable any more once its names are forgotten: their ids are stale.
@@ -220,7 +216,7 @@ async def _serve(
     )
     operations = VolumeOperations(nodes, files, requests, quiesce, log.error)
     operations.obey(throttle)
-    operations.hand_over = hand_over  # type: ignore[method-assign]
+    operations.size_of = size_of  # type: ignore[method-assign]
 
     def answers() -> None:
         # Not before, since it needs the mount to answer.

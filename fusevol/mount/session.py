@@ -27,10 +27,9 @@ from fusevol.mount import _pyfuse3
 from fusevol.mount.attaching import check_mountpoint, mount, unmount, vfs_words
 from fusevol.mount.extra import ExtraHandlers
 from fusevol.mount.handshake import shake_hands
-from fusevol.mount.kernel import ended, in_thread, set_dirty_share, set_read_ahead, sync_filesystem
+from fusevol.mount.kernel import beside, ended, in_thread, set_dirty_share, set_read_ahead, sync_filesystem
 from fusevol.mount.mounttable import Mount, find, places
 from fusevol.mount.options import LARGEST_REQUEST, MountOptions
-from fusevol.mount.syscalls import syncfs
 from fusevol.mount.waiter import PollingWaiter
 from fusevol.mount.wakeful import Wakefulness, worthwhile
 
@@ -95,7 +94,7 @@ async def _open(operations: pyfuse3.Operations, target: Path, options: MountOpti
             fd, reply = await shake_hands(operations, extra, device, options)
         except BaseException as error:
             # The connection is closed, so this cannot wait for anybody.
-            await in_thread(lambda: unmount(mounted, detach=True))
+            await in_thread(lambda: _unmount(mounted, detach=True))
             if not isinstance(error, NotSupported):
                 raise
             if not options.read_ahead_kb and os.geteuid():
@@ -165,7 +164,8 @@ class _Session:
         if dead:
             # Detached from the tree: whoever still uses it does not matter any more.
             with contextlib.suppress(FusevolError):
-                await in_thread(lambda: unmount(self._mounted, detach=True))
+                await in_thread(lambda: _unmount(self._mounted, detach=True))
+        await in_thread(beside.close)
 
     async def _main(self) -> None:
         """pyfuse3's loop, out of reach of cancellation: unmounting needs it."""
@@ -215,11 +215,11 @@ class _Session:
         *others, self._mounted = places(self._mounted.device) or [self._mounted]
         for other in others:
             with contextlib.suppress(FusevolError):
-                await in_thread(lambda: unmount(other, detach=True))  # noqa: B023 -- called at once
+                await in_thread(lambda: _unmount(other, detach=True))  # noqa: B023 -- called at once
         with contextlib.suppress(OSError):
             await sync_filesystem(self._mounted.mountpoint)
         try:
-            await in_thread(lambda: unmount(self._mounted))
+            await in_thread(lambda: _unmount(self._mounted))
         except VolumeBusy:
             log.warning('"%s" is in use; it is unmounted all the same', self._mounted.mountpoint)
             with contextlib.suppress(OSError, FusevolError):
@@ -230,12 +230,16 @@ class _Session:
 
 def _detach_and_sync(mounted: Mount) -> None:
     """Take a busy mount out of the tree, and then write out what its users wrote."""
-    fd = os.open(mounted.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    beside.hold(mounted.mountpoint)
     try:
-        unmount(mounted, detach=True)
-        syncfs(fd)
+        _unmount(mounted, detach=True)
     finally:
-        os.close(fd)
+        beside.sync(mounted.mountpoint)
+
+
+def _unmount(mounted: Mount, *, detach: bool = False) -> None:
+    """`attaching.unmount`, so that nothing waits for ever should this process be killed meanwhile."""
+    unmount(mounted, detach=detach, umount2=beside.umount2)
 
 
 def _aborted(fd: int) -> bool:

@@ -17,7 +17,6 @@ __all__ = [
     "open_node",
     "syncfs",
     "umount2",
-    "write_out",
 ]
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -25,11 +24,8 @@ _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctype
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.syncfs.argtypes = [ctypes.c_int]
 _libc.open_by_handle_at.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
-_libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 #: Of linux/exportfs.h: FUSE makes its handles of the two halves of a node id and the generation.
 _FILEID_INO64_GEN = 0x81
-#: SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE and _WAIT_AFTER.
-_WRITE_AND_WAIT = 1 | 2 | 4
 #: Of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -70,22 +66,14 @@ def syncfs(fd: int) -> None:
 
 
 def open_node(root: int, node: int) -> int:
-    """open_by_handle_at(2), for reading, of a node id of the FUSE mount that the descriptor `root` is of.
+    """open_by_handle_at(2), with O_PATH, of a node id of the FUSE mount that the descriptor `root` is of.
 
     The kernel has to know the node, and its generation has to be 0. Raises OSError, EPERM for all but root.
     """
     handle = struct.pack("=IiIII", 12, _FILEID_INO64_GEN, node >> 32, node & 0xFFFFFFFF, 0)
-    fd: int = _libc.open_by_handle_at(root, handle, os.O_RDONLY | os.O_CLOEXEC)
+    fd: int = _libc.open_by_handle_at(root, handle, os.O_PATH | os.O_CLOEXEC)
     _check(min(fd, 0), None)
     return fd
-
-
-def write_out(fd: int) -> None:
-    """sync_file_range(2) on all of a file: returns when its filesystem was given all dirty pages; raises OSError.
-
-    That makes nothing durable. Unlike fsync(2) it takes no lock of the file.
-    """
-    _check(_libc.sync_file_range(fd, 0, 0, _WRITE_AND_WAIT), None)
 
 
 def keep_freed_memory(largest: int, most: int) -> bool:

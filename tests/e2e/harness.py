@@ -288,8 +288,10 @@ def _command_line(pid: int) -> list[bytes]:
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process runs; one that nobody has waited for yet does not."""
+    """Whether a process, or a thread of it, runs; one that nobody has waited for yet does not."""
     try:
+        if len(os.listdir(f"/proc/{pid}/task")) > 1:
+            return True
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False

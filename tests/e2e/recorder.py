@@ -15,10 +15,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.mount.worlds import fallocate
+
 __all__ = ["KINDS", "verify"]
 
 BLOCK = 4096
 SLOTS = 64
+KEEP_SIZE, PUNCH, ZERO_RANGE = 1, 3, 16
 
 
 def content(seed: int, step: int, most: int) -> bytes:
@@ -89,6 +92,19 @@ def overwrite(directory: Path, seed: int, acknowledge: Acknowledge) -> None:
         acknowledge(step)
 
 
+def allocate(directory: Path, seed: int, acknowledge: Acknowledge) -> None:
+    """Ranges of one file that are written, set aside, zeroed, and punched out."""
+    fd = os.open(directory / "ranges", os.O_RDWR | os.O_CREAT, 0o644)
+    for step in range(1 << 30):
+        mode, first, count = piece(seed, step)
+        if mode is None:
+            assert os.pwrite(fd, block(step) * count, BLOCK * first) == BLOCK * count
+        else:
+            fallocate(fd, mode, BLOCK * first, BLOCK * count)
+        os.fdatasync(fd)
+        acknowledge(step)
+
+
 def snapshot(directory: Path, seed: int, acknowledge: Acknowledge) -> None:
     """A file that is not synced, and a snapshot that must have it; older snapshots are deleted."""
     control = next(path for path in directory.parents if (path / ".fusevol").is_dir()) / ".fusevol"
@@ -113,11 +129,21 @@ def slot(seed: int, step: int) -> int:
     return random.Random(seed << 33 | step).randrange(SLOTS)
 
 
+def piece(seed: int, step: int) -> tuple[int | None, int, int]:
+    """What a step does to a range of blocks: a mode of fallocate(2), None for a write; the first of them, how many."""
+    rng = random.Random(seed << 34 | step)
+    return rng.choice((None, None, None, 0, KEEP_SIZE, ZERO_RANGE, PUNCH)), rng.randrange(SLOTS), rng.randrange(1, 12)
+
+
+def block(step: int) -> bytes:
+    return (b"%010d" % step).ljust(BLOCK, b"+")
+
+
 def name(seed: int, step: int) -> str:
     return f"s-{seed}-{step}"
 
 
-KINDS = {function.__name__: function for function in (append, create, replace, overwrite, snapshot)}
+KINDS = {function.__name__: function for function in (append, create, replace, overwrite, allocate, snapshot)}
 
 
 # -- verification -----------------------------------------------------------------------------------------------
@@ -188,6 +214,26 @@ def _verify_overwrite(directory: Path, seed: int, last: int) -> list[str]:
     return problems
 
 
+def _verify_allocate(directory: Path, seed: int, last: int) -> list[str]:
+    found = (directory / "ranges").read_bytes()
+    newest: dict[int, int] = {}
+    doubtful: dict[int, int] = {}
+    for step in range(last + 2):
+        mode, first, count = piece(seed, step)
+        if mode not in (0, KEEP_SIZE):  # which change no content
+            (newest if step <= last else doubtful).update(dict.fromkeys(range(first, first + count), step))
+    problems = []
+    for number in range(SLOTS + 12):
+        there = found[number * BLOCK : (number + 1) * BLOCK].ljust(BLOCK, b"\0")
+        steps = {newest.get(number), doubtful.get(number, newest.get(number))}
+        if not any(
+            there == (bytes(BLOCK) if step is None or piece(seed, step)[0] is not None else block(step))
+            for step in steps
+        ):
+            problems.append(f"allocate: block {number} begins with {there[:10]!r}, and is of none of the steps {steps}")
+    return problems
+
+
 def _verify_snapshot(directory: Path, seed: int, last: int) -> list[str]:
     root = next(path for path in directory.parents if (path / ".fusevol").is_dir())
     problems = []
@@ -205,6 +251,7 @@ _VERIFY: dict[str, Callable[[Path, int, int], list[str]]] = {
     "create": _verify_create,
     "replace": _verify_replace,
     "overwrite": _verify_overwrite,
+    "allocate": _verify_allocate,
     "snapshot": _verify_snapshot,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import random
 import threading
@@ -45,6 +46,14 @@ def data_of(fd: int) -> list[tuple[int, int]]:
             return found
         at = os.lseek(fd, start, os.SEEK_HOLE)
         found.append((start, at))
+
+
+def content(fd: int, size: int) -> bytearray:
+    """What is in a file, reading only where it has data."""
+    found = bytearray(size)
+    for start, end in data_of(fd):
+        found[start:end] = os.pread(fd, end - start, start)
+    return found
 
 
 def test_what_is_set_aside_for_a_file_is_not_there_for_others_and_can_be_written_when_all_else_is_full(
@@ -135,7 +144,7 @@ def test_a_hole_punched_in_a_file_gives_its_space_back_and_reads_as_zeros(limite
     assert taken(file) == 3 * MIB, "zeros that were digged out take no space"
 
 
-def test_data_is_found_that_the_kernel_still_holds_back(limited: Volume) -> None:
+def test_no_data_is_taken_for_a_hole_while_the_kernel_holds_it_back(limited: Volume) -> None:
     rng = random.Random(seed())
     for number in range(20):
         fd = os.open(limited.path / f"file {number}", os.O_RDWR | os.O_CREAT)
@@ -155,10 +164,10 @@ def test_data_is_found_that_the_kernel_still_holds_back(limited: Volume) -> None
                 os.ftruncate(fd, at)
             else:
                 os.fsync(fd)
-            found = bytearray(len(expected))
-            for start, end in data_of(fd):
-                found[start:end] = os.pread(fd, end - start, start)
-            assert found == expected
+            assert content(fd, len(expected)) == expected
+        os.close(fd)
+        fd = os.open(limited.path / f"file {number}", os.O_RDONLY)
+        assert content(fd, len(expected)) == expected
         os.close(fd)
 
 
@@ -186,7 +195,7 @@ def test_a_sparse_file_has_no_more_data_than_was_written_and_copies_stay_sparse(
 
 
 def test_many_who_look_for_holes_in_one_file_at_once_all_come_through(limited: Volume) -> None:
-    """The kernel holds the file's lock while it asks, and the answer takes the file being opened and closed."""
+    """The kernel holds the file's lock while it asks, and to answer takes asking the kernel."""
     file = limited.path / "file"
     file.write_bytes(b"")
     os.truncate(file, MIB)
@@ -232,7 +241,7 @@ def test_what_is_read_only_cannot_be_changed_so(limited: Volume) -> None:
 
 
 def test_a_server_that_may_not_open_files_by_handle_leaves_it_at_taking_all_for_data(bench: Bench, place: Path) -> None:
-    """It could not have the kernel hand over what it holds back, and would take that for a hole."""
+    """It cannot ask the kernel how long a file is of which it may hold writes back."""
     volume = Volume(bench, place / "home").create()
     without = ("setpriv", "--bounding-set=-dac_read_search")
     bench.run(*without, FUSEVOL, "--home", volume.home, "mount", volume.name, volume.path, cwd=Path("/"))
@@ -242,4 +251,76 @@ def test_a_server_that_may_not_open_files_by_handle_leaves_it_at_taking_all_for_
     assert data_of(fd) == [(0, 16 * MIB)]
     os.posix_fallocate(fd, 0, 4 * MIB)
     assert os.fstat(fd).st_blocks * 512 == 4 * MIB + BLOCK
+    os.close(fd)
+
+
+def test_while_a_file_is_open_to_be_written_all_of_it_is_taken_for_data(limited: Volume) -> None:
+    file = limited.path / "file"
+    writer = os.open(file, os.O_RDWR | os.O_CREAT)
+    os.pwrite(writer, b"x" * BLOCK, MIB)
+    os.ftruncate(writer, 4 * MIB)
+    os.pwrite(writer, b"x", 6 * MIB)
+    reader = os.open(file, os.O_RDONLY)
+    assert data_of(reader) == [(0, 6 * MIB + 1)]
+    assert raised(lambda: os.lseek(reader, 6 * MIB + 1, os.SEEK_DATA)) == "ENXIO"
+    mapped = mmap.mmap(writer, 0)
+    os.close(writer)
+    mapped[3 * MIB] = 1
+    assert data_of(reader) == [(0, 6 * MIB + 1)], "it may be written through the memory that it is mapped to"
+    mapped.close()
+    expected = [(MIB, MIB + BLOCK), (3 * MIB, 3 * MIB + BLOCK), (6 * MIB, 6 * MIB + 1)]
+    until(lambda: data_of(reader) == expected, "the kernel to say that nobody can write any more")
+    os.close(reader)
+
+
+def test_a_mount_with_something_else_on_top_of_it_takes_no_data_for_a_hole(limited: Volume, bench: Bench) -> None:
+    """Nor does it ask that for the size of the file: there, another one has its number."""
+    other = Volume(bench, limited.home, "other").create().mount()
+    (other.path / "first").write_bytes(b"of the other one")
+    fd = os.open(limited.path / "first", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, 8 * MIB)
+    bench.run("mount", "--bind", other.path, limited.path)
+    try:
+        os.pwrite(fd, b"x" * BLOCK, MIB)
+        os.pwrite(fd, b"x" * BLOCK, 9 * MIB)
+        assert content(fd, 9 * MIB + BLOCK)[MIB : MIB + BLOCK] == b"x" * BLOCK
+        assert os.lseek(fd, 0, os.SEEK_HOLE) == 9 * MIB + BLOCK
+    finally:
+        bench.run("umount", limited.path)
+    os.close(fd)
+
+
+def test_a_mount_that_has_left_the_tree_takes_all_for_data(limited: Volume, bench: Bench) -> None:
+    fd = os.open(limited.path / "file", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, 8 * MIB)
+    bench.run("umount", "--lazy", limited.path)
+    os.pwrite(fd, b"x" * BLOCK, MIB)
+    assert data_of(fd) == [(0, 8 * MIB)]
+    os.close(fd)
+
+
+def test_to_look_for_holes_on_a_full_volume_is_no_error(limited: Volume) -> None:
+    full = os.open(limited.path / "full", os.O_RDWR | os.O_CREAT)
+    os.posix_fallocate(full, 0, free(limited) - MIB)
+    fd = os.open(limited.path / "file", os.O_RDWR | os.O_CREAT)
+    for _ in range(2):
+        os.pwrite(fd, bytes(4 * MIB), 0)
+        assert data_of(fd) == [(0, 4 * MIB)]
+    assert raised(lambda: os.fsync(fd)) == "ENOSPC"
+    for opened in (fd, full):
+        os.close(opened)
+    os.unlink(limited.path / "full")
+    (limited.path / "after").write_bytes(b"it goes on")
+
+
+def test_what_is_set_aside_beyond_the_end_goes_when_the_file_is_emptied(limited: Volume) -> None:
+    before, file = free(limited), limited.path / "file"
+    fd = os.open(file, os.O_RDWR | os.O_CREAT)
+    fallocate(fd, KEEP_SIZE, 0, 8 * MIB)
+    assert free(limited) == before - 8 * MIB
+    file.open("wb").close()
+    assert free(limited) == before
+    fallocate(fd, KEEP_SIZE, 0, 8 * MIB)
+    os.ftruncate(fd, 0)
+    assert free(limited) == before
     os.close(fd)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import signal
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.crashing import Rounds
 from tests.e2e.harness import Bench, Volume, seed, until
+
+#: Its number.
+SYNCFS = {"x86_64": 306}.get(platform.machine(), 267)
 
 
 def _synced(path: Path, text: str) -> None:
@@ -55,6 +61,48 @@ def _errno(call: Callable[[], object]) -> int:
     except OSError as error:
         return error.errno or 0
     return 0
+
+
+@pytest.mark.parametrize("asks", ["a snapshot", "SIGTERM"])
+def test_a_server_that_is_killed_while_the_kernel_writes_out_for_it_leaves_nobody_waiting(
+    volume: Volume, asks: str
+) -> None:
+    """Had a thread of its own asked the kernel for that, it would wait for itself, and hold its mount for ever."""
+    _synced(volume.path / "before", "synced")
+    fd = os.open(volume.path / "file", os.O_RDWR | os.O_CREAT)
+    server = volume.server
+    for number in range(256):
+        os.pwrite(fd, bytes([number]) * (1 << 20), number << 20)
+    asking = threading.Thread(target=lambda: _errno(lambda: volume.command("snapshot", "taken")))
+    if asks == "SIGTERM":
+        os.kill(server, signal.SIGTERM)
+    else:
+        asking.start()
+    until(lambda: _writing_out(server), "the kernel to write out", limit=10)
+    os.kill(server, signal.SIGSTOP)
+    assert _writing_out(server), "it was over too soon"
+    volume.kill()
+    if asking.ident is not None:
+        asking.join(20)
+        assert not asking.is_alive()
+    until(lambda: _errno(lambda: os.stat(volume.path)) in (errno.ENOTCONN, 0), "the mount to be dead", limit=20)
+    with suppress(OSError):  # what was held back is gone
+        os.close(fd)
+    volume.mount()
+    assert (volume.path / "before").read_text() == "synced"
+    volume.umount()
+    volume.check()
+
+
+def _writing_out(server: int) -> bool:
+    """Whether a process that the server has started waits in syncfs(2)."""
+    for task in Path(f"/proc/{server}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            with suppress(OSError):
+                number = Path(f"/proc/{child}/syscall").read_text().split()[0]
+                if number == str(SYNCFS):
+                    return True
+    return False
 
 
 @pytest.mark.slow
