@@ -302,7 +302,12 @@ def absolute(path: str) -> str:
     """A path as records and mountinfo have it, free of symbolic links. Raises InvalidArgument."""
     if not path or "\0" in path:
         raise InvalidArgument(f"{path!r} is no path")
-    return str(resolve(Path(os.path.abspath(path))))
+    found = str(resolve(Path(os.path.abspath(path))))
+    try:
+        found.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"{found!r} is not UTF-8, as records are", hint="mount on another path") from None
+    return found
 
 
 async def resolved(path: str) -> str:

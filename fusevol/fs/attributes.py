@@ -2,7 +2,9 @@
 
 import errno
 import stat
+from contextlib import suppress
 
+from fusevol.errors import CorruptData
 from fusevol.fs import acl
 from fusevol.fs.arguments import Changes
 from fusevol.fs.clock import now
@@ -32,7 +34,7 @@ class Attributes(ReadOnlyFilesystem):
     async def setattr(self, ino: int, changes: Changes) -> Inode:
         """Change attributes. Raises OSError(EFBIG, EINVAL, EISDIR)."""
         inode = self.get(ino)
-        if changes.size is not None and (changes.size != inode.size or self._data.exceeds(inode)):
+        if changes.size is not None and changes.size != inode.size:
             if inode.is_dir:
                 raise fail(errno.EISDIR)
             if not stat.S_ISREG(inode.mode):
@@ -40,6 +42,9 @@ class Attributes(ReadOnlyFilesystem):
             self._drop_capability(inode)
             with Pinned(inode):
                 await self._data.truncate(inode, changes.size)
+        elif changes.size is not None and stat.S_ISREG(inode.mode):
+            with suppress(CorruptData):  # as it is, it is no longer than it is to be
+                self._data.trim(inode)
         if changes.mode is not None:
             if access := self._xattr(inode, acl.ACCESS):
                 with self._database.changing():

@@ -250,14 +250,14 @@ class FileData(FileReader):
             # So that it need not be waited for where nobody may be let in between.
             await self.read(inode, 1, size)
             self._check_still()
-        if size <= inode.size and inode.data is None:
-            if size < inode.size:
+        if size < inode.size:
+            if inode.data is not None:
+                inode.data = inode.data[:size]
+            else:
                 # First what can fail: then the file is as it was.
                 await self._zero(inode, size, (size + _MASK) & ~_MASK)
                 self._check_still()
-            self._unmap(inode, (size + _MASK) >> _SHIFT, None)
-        elif inode.data is not None and size < inode.size:
-            inode.data = inode.data[:size]
+                self._unmap(inode, (size + _MASK) >> _SHIFT, None)
         elif inode.data is not None and (size > INLINE_BYTES or self.quota.crowded):
             await self._outgrow(inode)
         elif inode.data is not None:
@@ -349,10 +349,12 @@ class FileData(FileReader):
         if not self.quota.allows(mapped) or stored > room:
             raise fail(errno.ENOSPC)
 
-    def exceeds(self, inode: Inode) -> bool:
-        """Whether blocks are set aside for a file beyond its end."""
-        extents = self.extents(inode)
-        return bool(extents) and extents[-1][0] + extents[-1][2] > (inode.size + _MASK) >> _SHIFT
+    def trim(self, inode: Inode) -> None:
+        """Let go of what is set aside for a file beyond its end."""
+        extents, end = self.extents(inode), (inode.size + _MASK) >> _SHIFT
+        if extents and extents[-1][0] + extents[-1][2] > end:
+            self._unmap(inode, end, None)
+            inode.reserved = (0, 0)
 
     def held(self, inode: Inode) -> bool:
         """Whether there is anything of the file's that `delete` and `drop` are to take away."""

@@ -9,10 +9,10 @@ process, that does not have it open (`attendant`). With the server the connectio
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -36,31 +36,46 @@ class Beside:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
-    def sync(self, path: Path) -> None:
-        """syncfs(2) on the filesystem of a directory; raises OSError."""
-        self._ask("sync", os.fspath(path))
+    def sync(self, path: Path, device: int = 0) -> None:
+        """syncfs(2) on the filesystem of a directory; raises OSError, ESTALE where it is on another device (0: any)."""
+        self._ask("sync", path, device)
 
-    def hold(self, path: Path) -> None:
-        """Keep a directory open until the next `sync` of that path, whatever is there by then; raises OSError."""
-        self._ask("hold", os.fspath(path))
+    def hold(self, path: Path, device: int = 0) -> None:
+        """Keep a directory open until `sync_held`, whatever is at its path by then; raises as `sync`."""
+        self._ask("hold", path, device)
+
+    def sync_held(self, path: Path) -> None:
+        """syncfs(2) on the filesystem of a directory that is held; raises OSError, ESTALE if it is not any more."""
+        self._ask("sync_held", path)
 
     def umount2(self, path: os.PathLike[str], flags: syscalls.UnmountFlag) -> None:
         """umount2(2); raises OSError."""
-        self._ask("umount", os.fspath(path), int(flags))
+        self._ask("umount", path, int(flags))
 
-    def _ask(self, name: str, *arguments: object) -> None:
-        line = json.dumps([name, *arguments])
+    def size(self, path: Path, device: int, node: int) -> int:
+        """Bytes that the kernel takes a file to be long: one of the FUSE mount on `path`, by its node id.
+
+        Raises OSError: EPERM for all but root, ESTALE where something else is mounted there, or the node is not known.
+        """
+        return self._ask("size", path, device, node)
+
+    def _ask(self, name: str, path: os.PathLike[str], *arguments: int) -> int:
+        line = json.dumps([name, os.fsencode(path).hex(), *arguments])
         with self._lock:
             try:
                 answer = self._answer(line) or self._answer(line)
-            except OSError as error:
-                log.warning("no process can be started beside the server: %s", error)
-                attendant.CALLS[name](*arguments)
-                return
+            except (OSError, TypeError) as error:  # the latter where Python does not know how it was started
+                answer, why = "", str(error)
+            else:
+                why = "it ends at once"
         if not answer:
-            raise OSError(errno.EIO, "the process beside the server has ended")
-        if number := int(answer):
-            raise OSError(number, os.strerror(number), arguments[0])
+            # Better to wait for oneself, which does harm only if one is killed meanwhile, than not to do it.
+            log.warning("there is no process beside the server: %s", why)
+            return attendant.CALLS[name](os.fsencode(path), *arguments)
+        number, result = map(int, answer.split())
+        if number:
+            raise OSError(number, os.strerror(number), os.fspath(path))
+        return result
 
     def _answer(self, line: str) -> str:
         """What it answers; nothing where it has ended: the next time there is another. Raises OSError if not."""
@@ -73,6 +88,7 @@ class Beside:
         assert self._process.stdout is not None
         answer = ""
         with contextlib.suppress(OSError):
+            self._process.send_signal(signal.SIGCONT)  # somebody may have stopped all that there is
             self._process.stdin.write(f"{line}\n")
             self._process.stdin.flush()
             answer = self._process.stdout.readline()

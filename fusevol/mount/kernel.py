@@ -25,7 +25,7 @@ from fusevol.errors import InvalidArgument, NotSupported
 from fusevol.mount import syscalls
 from fusevol.mount.attaching import FSTYPE
 from fusevol.mount.beside import Beside
-from fusevol.mount.mounttable import Mount, find, mounts, places, resolve
+from fusevol.mount.mounttable import Mount, find, mounts, resolve
 
 __all__ = [
     "abort",
@@ -35,6 +35,7 @@ __all__ = [
     "in_thread",
     "invalidate_entry",
     "invalidate_inode",
+    "reachable",
     "set_dirty_share",
     "set_max_background",
     "set_read_ahead",
@@ -64,14 +65,16 @@ async def in_thread(function: Callable[[], T], *, abandon_on_cancel: bool = Fals
     return await trio.to_thread.run_sync(function, abandon_on_cancel=abandon_on_cancel, limiter=_threads)
 
 
-async def sync_filesystem(path: Path) -> None:
+async def sync_filesystem(path: Path, device: tuple[int, int] | None = None) -> None:
     """syncfs(2) on the filesystem of the directory `path`: its dirty pages are written; raises OSError.
+
+    device: what it has to be, or ESTALE is raised.
 
     On the own mount this returns when all WRITE requests of earlier write(2) calls have been answered. (FUSE
     sends no SYNCFS request to an ordinary server; making that durable is up to the caller.)
     """
 
-    await in_thread(lambda: beside.sync(path))
+    await in_thread(lambda: beside.sync(path, os.makedev(*device) if device else 0))
 
 
 async def size_known(mounted: Mount, node: int) -> int:
@@ -81,32 +84,19 @@ async def size_known(mounted: Mount, node: int) -> int:
     or the file cannot be reached.
     """
 
-    def paths() -> Iterator[Path]:
-        # Something else may be on top of it, or it may have been moved.
-        yield mounted.mountpoint
-        yield from (place.mountpoint for place in places(mounted.device))
-
     def look() -> int:
-        for path in paths():
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError), _opened(path) as root:
-                if os.fstat(root).st_dev == os.makedev(*mounted.device):
-                    fd = syscalls.open_node(root, node)
-                    try:
-                        return os.fstat(fd).st_size
-                    finally:
-                        os.close(fd)
-        raise OSError(errno.ESTALE, "the mount is nowhere to be found")
+        return beside.size(reachable(mounted.device), os.makedev(*mounted.device), node)
 
     return await in_thread(look)
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+def reachable(device: tuple[int, int]) -> Path:
+    """A path where the filesystem with this number is mounted, with nothing on top of it. Raises OSError(ESTALE)."""
+    on_top = {place.mountpoint: place.device for place in mounts()}  # of several the last one
+    for path, number in on_top.items():
+        if number == device:
+            return path
+    raise OSError(errno.ESTALE, "the mount is nowhere to be found")
 
 
 async def invalidate_inode(inode: int, *, attributes_only: bool = False) -> None:

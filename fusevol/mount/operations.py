@@ -245,16 +245,19 @@ class VolumeOperations(NameOperations):
     async def release(self, handle: int) -> None:
         if self.control.owns(handle):
             return
+        try:
+            where, filesystem = self.nodes.find(handle)
+        except OSError:
+            pass  # of a tree that a restore replaced
+        else:
+            if isinstance(filesystem, Filesystem):
+                # Has what the file held go, or leaves that to `forget`.
+                filesystem.attempt(filesystem.released, where.ino)
+        # Last, since all of this may be called anew.
         if self.writers[handle] > 1:
             self.writers[handle] -= 1
         else:
             del self.writers[handle]  # or it was opened only to be read
-        try:
-            where, filesystem = self.nodes.find(handle)
-        except OSError:
-            return  # of a tree that a restore replaced
-        if isinstance(filesystem, Filesystem):
-            filesystem.attempt(filesystem.released, where.ino)  # has what the file held go, or leaves that to `forget`
 
     # Of these pyfuse3 knows nothing: see `extra`.
 

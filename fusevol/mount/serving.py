@@ -24,6 +24,7 @@ from fusevol.mount.kernel import (
     in_thread,
     invalidate_entry,
     invalidate_inode,
+    reachable,
     set_max_background,
     set_read_ahead,
     size_known,
@@ -165,16 +166,16 @@ async def _serve(
             await in_thread(lambda: set_max_background(where, count))
 
     async def sync_kernel() -> None:
-        # It may have been mounted on a second path since, and unmounted from the first.
-        seen = places(mounted.device) if mounted else []
-        where = seen[0].mountpoint if seen else mountpoint
+        # It may have been mounted on a second path since, and unmounted from the first; or something may be on top.
+        device = mounted.device if mounted else None
+        where = reachable(device) if device else mountpoint
         try:
-            await sync_filesystem(where)
+            await sync_filesystem(where, device)
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise
             # Somebody wrote to a file of a tree that a restore replaced, and was told; that is told here once more.
-            await sync_filesystem(where)
+            await sync_filesystem(where, device)
 
     async def size_of(node: int) -> int:
         if mounted is None:

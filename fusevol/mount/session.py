@@ -129,6 +129,8 @@ class _Session:
         self.device = fd
         self._ended = trio.Event()
         self._failure: BaseException | None = None
+        #: Whether the loop was ended though the mount was there; perhaps in no tree any more.
+        self._left = False
         self._waiter: PollingWaiter | None = None
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -159,7 +161,7 @@ class _Session:
 
     async def close(self) -> None:
         """Close the connection; where that leaves a dead mount behind, remove it."""
-        dead = self._failure is not None
+        dead = self._left or self._failure is not None
         pyfuse3.close(unmount=False)
         if dead:
             # Detached from the tree: whoever still uses it does not matter any more.
@@ -205,6 +207,7 @@ class _Session:
             await self._ended.wait()
         if not self._ended.is_set():
             log.warning('"%s" is no longer served, though somebody uses it', self._mounted.mountpoint)
+            self._left = True
             if self._waiter is not None:
                 self._waiter.close()
             else:
@@ -217,7 +220,7 @@ class _Session:
             with contextlib.suppress(FusevolError):
                 await in_thread(lambda: _unmount(other, detach=True))  # noqa: B023 -- called at once
         with contextlib.suppress(OSError):
-            await sync_filesystem(self._mounted.mountpoint)
+            await sync_filesystem(self._mounted.mountpoint, self._mounted.device)
         try:
             await in_thread(lambda: _unmount(self._mounted))
         except VolumeBusy:
@@ -230,11 +233,11 @@ class _Session:
 
 def _detach_and_sync(mounted: Mount) -> None:
     """Take a busy mount out of the tree, and then write out what its users wrote."""
-    beside.hold(mounted.mountpoint)
+    beside.hold(mounted.mountpoint, os.makedev(*mounted.device))
     try:
         _unmount(mounted, detach=True)
     finally:
-        beside.sync(mounted.mountpoint)
+        beside.sync_held(mounted.mountpoint)
 
 
 def _unmount(mounted: Mount, *, detach: bool = False) -> None:

@@ -7,14 +7,12 @@ filesystem concerned, so on the own mount they are called from threads only.
 import ctypes
 import enum
 import os
-import struct
 
 __all__ = [
     "MountFlag",
     "UnmountFlag",
     "keep_freed_memory",
     "mount",
-    "open_node",
     "syncfs",
     "umount2",
 ]
@@ -23,9 +21,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.syncfs.argtypes = [ctypes.c_int]
-_libc.open_by_handle_at.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
-#: Of linux/exportfs.h: FUSE makes its handles of the two halves of a node id and the generation.
-_FILEID_INO64_GEN = 0x81
 #: Of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -63,17 +58,6 @@ def umount2(target: os.PathLike[str], flags: UnmountFlag = UnmountFlag.NONE) -> 
 def syncfs(fd: int) -> None:
     """syncfs(2): returns when everything written to the filesystem of `fd` is on stable storage; raises OSError."""
     _check(_libc.syncfs(fd), None)
-
-
-def open_node(root: int, node: int) -> int:
-    """open_by_handle_at(2), with O_PATH, of a node id of the FUSE mount that the descriptor `root` is of.
-
-    The kernel has to know the node, and its generation has to be 0. Raises OSError, EPERM for all but root.
-    """
-    handle = struct.pack("=IiIII", 12, _FILEID_INO64_GEN, node >> 32, node & 0xFFFFFFFF, 0)
-    fd: int = _libc.open_by_handle_at(root, handle, os.O_PATH | os.O_CLOEXEC)
-    _check(min(fd, 0), None)
-    return fd
 
 
 def keep_freed_memory(largest: int, most: int) -> bool:

@@ -38,6 +38,16 @@ def test_a_mountpoint_that_is_none_is_refused(created: Volume, bench: Bench, pla
     (created.path / "file").write_text("and it works")
 
 
+def test_a_mountpoint_that_records_cannot_name_is_refused(created: Volume, place: Path) -> None:
+    odd = place / os.fsdecode(b"\xff\xfe")
+    odd.mkdir()
+    assert "is not UTF-8" in created.refused("mount", created.name, odd)
+    fine = place / "line\nbreak \u00fc"
+    fine.mkdir()
+    created.fusevol("mount", created.name, fine)
+    created.fusevol("umount", fine)
+
+
 def test_a_mountpoint_that_is_a_link_is_where_it_leads(created: Volume, bench: Bench, place: Path) -> None:
     real, link = place / "real", place / "link"
     real.mkdir()
