@@ -65,8 +65,9 @@ def mount(target: Path, options: MountOptions) -> int:
 
 
 def unmount(mounted: Mount, *, detach: bool = False, umount2: Umount = syscalls.umount2) -> None:
-    """Unmount `mounted`; waits until its dirty pages are written, so whoever serves it lets another
-    process make the call `umount2`.
+    """Unmount `mounted`; waits until its dirty pages are written.
+
+    umount2: makes the call; whoever serves the mount has another process do so (`beside`).
 
     Raises VolumeBusy where it is in use, which `detach` does not mind: the mount leaves the tree and ends with
     its last user. Nothing happens where it is gone already, or lies under another mount now (BackendError).

@@ -61,14 +61,10 @@ class _LinkMap(ctypes.Structure):
 
 
 class ExtraHandlers:
-    """The handlers `fallocate` and `lseek` of `operations`, where it has them.
-
-    added: whether libfuse knows of them; once `init` was called.
-    """
+    """The handlers `fallocate` and `lseek` of `operations`, where it has them."""
 
     def __init__(self, operations: pyfuse3.Operations) -> None:
-        self.added = False
-        self._operations: Any = operations
+        self.operations: Any = operations
         self._tasks: trio.Nursery | None = None
         self._waiter: PollingWaiter | None = None
         #: Finds the functions of libfuse too, which it is linked with.
@@ -88,7 +84,7 @@ class ExtraHandlers:
                     stack.enter_context(self._adding())
             except (OSError, ValueError, AttributeError) as error:
                 log.warning("fallocate and holes are not offered: %s", error)
-            pyfuse3.init(self._operations, mountpoint, options)
+            pyfuse3.init(self.operations, mountpoint, options)
 
     @contextlib.contextmanager
     def _adding(self) -> Iterator[None]:
@@ -101,9 +97,11 @@ class ExtraHandlers:
 
         def new(arguments: int, table: int, size: int, fourth: int, fifth: int) -> int | None:
             handlers = (ctypes.c_void_p * (size // _POINTER)).from_buffer_copy(ctypes.string_at(table, size))
-            self.added = max(self._table) < len(handlers)
-            for number, handler in self._table.items() if self.added else ():
-                handlers[number] = ctypes.cast(handler, ctypes.c_void_p)
+            for number, handler in self._table.items():
+                if number < len(handlers):
+                    handlers[number] = ctypes.cast(handler, ctypes.c_void_p)
+                else:
+                    log.warning("this libfuse is too old for handler %d", number)
             session: int | None = _New(theirs)(arguments, ctypes.addressof(handlers), size, fourth, fifth)
             return session
 
@@ -126,10 +124,10 @@ class ExtraHandlers:
             yield
 
     def _fallocate(self, request: int, node: int, mode: int, offset: int, length: int, _info: int) -> None:
-        self._begin(request, lambda: self._operations.fallocate(node, mode, offset, length))
+        self._begin(request, lambda: self.operations.fallocate(node, mode, offset, length))
 
     def _lseek(self, request: int, node: int, offset: int, whence: int, _info: int) -> None:
-        self._begin(request, lambda: self._operations.lseek(node, offset, whence))
+        self._begin(request, lambda: self.operations.lseek(node, offset, whence))
 
     def _begin(self, request: int, handler: Callable[[], Awaitable[int | None]]) -> None:
         # libfuse calls, and nothing may be raised into it.

@@ -36,9 +36,7 @@ log = logging.getLogger(__name__)
 ANSWER_TIMEOUT = 10.0
 
 
-async def shake_hands(
-    operations: pyfuse3.Operations, extra: ExtraHandlers, device: int, options: MountOptions
-) -> tuple[int, InitReply]:
+async def shake_hands(handlers: ExtraHandlers, device: int, options: MountOptions) -> tuple[int, InitReply]:
     """Set up pyfuse3 on the freshly mounted connection `device`, an open /dev/fuse, which is consumed.
 
     Returns the number under which pyfuse3 has the connection now, and what was agreed with the kernel.
@@ -51,7 +49,7 @@ async def shake_hands(
         undo.callback(ours.close)
         number = theirs.detach()
         try:
-            extra.init(f"/dev/fd/{number}", set())
+            handlers.init(f"/dev/fd/{number}", set())
         except RuntimeError as error:
             os.close(number)
             raise NotSupported(f"libfuse does not take an open connection: {error}") from error
@@ -64,7 +62,7 @@ async def shake_hands(
                 max_readahead=options.read_ahead_kb << 10,
                 max_background=options.max_background,
                 congestion_threshold=options.congestion_threshold,
-                dont_mask=getattr(operations, "applies_umask", False),
+                dont_mask=getattr(handlers.operations, "applies_umask", False),
             )
             os.dup2(device, number, inheritable=False)
             try:

@@ -21,7 +21,7 @@ import trio
 from fusevol.fs import Filesystem, ReadOnlyFilesystem
 from fusevol.fs.layout import ROOT
 
-__all__ = ["CONTROL_NAME", "CONTROL_NODE", "READING", "Node", "Nodes"]
+__all__ = ["CONTROL_NAME", "CONTROL_NODE", "READING", "Node", "Nodes", "node_of"]
 
 CONTROL_NAME = b".fusevol"
 #: First id of control files; they are below 1 << 62 + this.
@@ -32,6 +32,11 @@ _SNAPSHOT_SHIFT = 40
 _GENERATION_SHIFT = 48
 _INO = (1 << _GENERATION_SHIFT) - 1
 _SNAPSHOT_INO = (1 << _SNAPSHOT_SHIFT) - 1
+
+
+def node_of(handle: int) -> int:
+    """The id of what a handle is of."""
+    return handle if handle & _SNAPSHOT else handle & ~READING  # control files have both bits
 
 
 class Node(NamedTuple):

@@ -181,11 +181,11 @@ class VolumeOperations(NameOperations):
             filesystem.hurried(filesystem.get, where.ino)
             if isinstance(filesystem, Filesystem):
                 filesystem.opened(where.ino)
-        if not isinstance(filesystem, Filesystem):
-            return FileInfo(fh=node, keep_cache=True)
-        if flags & os.O_ACCMODE == os.O_RDONLY:
-            return FileInfo(fh=node | READING, keep_cache=True)
-        self.writers[node] += 1
+        if isinstance(filesystem, Filesystem):
+            if flags & os.O_ACCMODE == os.O_RDONLY:
+                node |= READING
+            else:
+                self.writers[node] += 1
         return FileInfo(fh=node, keep_cache=True)
 
     @handler

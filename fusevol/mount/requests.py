@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from time import monotonic_ns, time_ns
 from typing import NamedTuple
 
-from fusevol.mount.nodes import CONTROL_NODE, READING
+from fusevol.mount.nodes import CONTROL_NODE, node_of
 
 __all__ = ["ActiveRequest", "Counters", "Requests"]
 
@@ -90,9 +90,7 @@ class Requests:
         """What is being served, oldest first; of control files commands only: the question itself is read there."""
         now = monotonic_ns()
         return [
-            ActiveRequest(
-                number, operation, inode if inode >= CONTROL_NODE else inode & ~READING, (now - started) / 1e9
-            )
+            ActiveRequest(number, operation, node_of(inode), (now - started) / 1e9)
             for number, (operation, inode, started) in self._active.items()
             if inode < CONTROL_NODE or operation == "write"
         ]

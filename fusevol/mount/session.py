@@ -91,10 +91,10 @@ async def _open(operations: pyfuse3.Operations, target: Path, options: MountOpti
             os.close(device)
             raise
         try:
-            fd, reply = await shake_hands(operations, extra, device, options)
+            fd, reply = await shake_hands(extra, device, options)
         except BaseException as error:
             # The connection is closed, so this cannot wait for anybody.
-            await in_thread(lambda: _unmount(mounted, detach=True))
+            await in_thread(lambda: _unmount_beside(mounted, detach=True))
             if not isinstance(error, NotSupported):
                 raise
             if not options.read_ahead_kb and os.geteuid():
@@ -166,7 +166,7 @@ class _Session:
         if dead:
             # Detached from the tree: whoever still uses it does not matter any more.
             with contextlib.suppress(FusevolError):
-                await in_thread(lambda: _unmount(self._mounted, detach=True))
+                await in_thread(lambda: _unmount_beside(self._mounted, detach=True))
         await in_thread(beside.close)
 
     async def _main(self) -> None:
@@ -218,11 +218,11 @@ class _Session:
         *others, self._mounted = places(self._mounted.device) or [self._mounted]
         for other in others:
             with contextlib.suppress(FusevolError):
-                await in_thread(lambda: _unmount(other, detach=True))  # noqa: B023 -- called at once
+                await in_thread(lambda: _unmount_beside(other, detach=True))  # noqa: B023 -- called at once
         with contextlib.suppress(OSError):
             await sync_filesystem(self._mounted.mountpoint, self._mounted.device)
         try:
-            await in_thread(lambda: _unmount(self._mounted))
+            await in_thread(lambda: _unmount_beside(self._mounted))
         except VolumeBusy:
             log.warning('"%s" is in use; it is unmounted all the same', self._mounted.mountpoint)
             with contextlib.suppress(OSError, FusevolError):
@@ -235,12 +235,12 @@ def _detach_and_sync(mounted: Mount) -> None:
     """Take a busy mount out of the tree, and then write out what its users wrote."""
     beside.hold(mounted.mountpoint, os.makedev(*mounted.device))
     try:
-        _unmount(mounted, detach=True)
+        _unmount_beside(mounted, detach=True)
     finally:
         beside.sync_held(mounted.mountpoint)
 
 
-def _unmount(mounted: Mount, *, detach: bool = False) -> None:
+def _unmount_beside(mounted: Mount, *, detach: bool = False) -> None:
     """`attaching.unmount`, so that nothing waits for ever should this process be killed meanwhile."""
     unmount(mounted, detach=detach, umount2=beside.umount2)
 

@@ -1,26 +1,18 @@
-"""The system calls that Python does not have, mount(2), umount2(2), syncfs(2) and some more, and mallopt(3).
+"""The system calls that Python does not have, mount(2) and umount2(2), and mallopt(3).
 
 Through ctypes, which lets go of the interpreter lock while it waits. All of them may wait for the
-filesystem concerned, so on the own mount they are called from threads only.
+filesystem concerned: where that is the own mount, `beside` has them made by another process.
 """
 
 import ctypes
 import enum
 import os
 
-__all__ = [
-    "MountFlag",
-    "UnmountFlag",
-    "keep_freed_memory",
-    "mount",
-    "syncfs",
-    "umount2",
-]
+__all__ = ["MountFlag", "UnmountFlag", "keep_freed_memory", "mount", "umount2"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
-_libc.syncfs.argtypes = [ctypes.c_int]
 #: Of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -53,11 +45,6 @@ def mount(source: str, target: os.PathLike[str], fstype: str, flags: MountFlag, 
 def umount2(target: os.PathLike[str], flags: UnmountFlag = UnmountFlag.NONE) -> None:
     """umount2(2); raises OSError, EBUSY where somebody uses the mount."""
     _check(_libc.umount2(os.fsencode(target), int(flags)), target)
-
-
-def syncfs(fd: int) -> None:
-    """syncfs(2): returns when everything written to the filesystem of `fd` is on stable storage; raises OSError."""
-    _check(_libc.syncfs(fd), None)
 
 
 def keep_freed_memory(largest: int, most: int) -> bool:
