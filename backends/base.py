@@ -180,6 +180,8 @@ class Backend(IODriver):
     def capacity(self, volume_id: str) -> Capacity | None:
         """How full the store is, where it is full one day and knows at once how far that is; None elsewhere.
 
+        A store that has no volumes yet may be asked for one with an empty id.
+
         What is known here lets a volume keep a reserve, so that deleting files works on a full store.
         """
         return None

@@ -76,7 +76,9 @@ def pool_ls(json: JsonOption = False) -> None:
 
 def pool_add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits and hyphens; a letter comes first.")],
-    backend: Annotated[str, typer.Argument(metavar="BACKEND", help="file, object, or another one that is installed.")],
+    backend: Annotated[
+        str, typer.Argument(metavar="BACKEND", help="file, device, object, or another one that is installed.")
+    ],
     parameters: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE...]", help="Its parameters; TABLE.KEY=VALUE in a table.")
     ] = None,

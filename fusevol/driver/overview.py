@@ -168,11 +168,15 @@ class Overseeing:
         if directory := self._context.home.pool(name).directory:
             with suppress(OSError):
                 # A disk that hangs is given up by whoever called this.
-                disk = await trio.to_thread.run_sync(shutil.disk_usage, directory, abandon_on_cancel=True)
+                # Of a directory alone: how full the file system is that a device has its name in says nothing.
+                place = f"{directory}/."
+                disk = await trio.to_thread.run_sync(shutil.disk_usage, place, abandon_on_cancel=True)
                 state = msgspec.structs.replace(state, size=disk.total, free=disk.free)
         try:
             backend = self._context.backend(name)
             there = await backend.list()
+            if state.size is None and (capacity := backend.capacity(next(iter(there), ""))):
+                state = msgspec.structs.replace(state, size=capacity.total, free=capacity.free)
             await check_key(backend, [volume.id for volume in volumes if pool_of(volume) == name] or there)
             orphans = await store.unknown(there)
             gone = {volume.id for volume in volumes if pool_of(volume) == name} - set(there)

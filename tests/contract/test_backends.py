@@ -1,5 +1,6 @@
 """Every backend and every wrapper keeps the contract."""
 
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -11,6 +12,7 @@ from obstore.store import MemoryStore
 from fusevol.backends import open_backend
 from fusevol.backends.base import Backend
 from fusevol.backends.cache import LocalCache
+from fusevol.backends.device import DeviceBackend
 from fusevol.backends.encryption import EncryptedBackend, Key
 from fusevol.backends.file import FileBackend
 from fusevol.backends.memory import MemoryBackend
@@ -81,6 +83,20 @@ class TestFileBackend(BackendContract):
     @pytest.fixture
     def reopen(self, tmp_path: Path) -> Reopen:
         return lambda: FileBackend(tmp_path / "store")
+
+
+class TestDeviceBackend(BackendContract):
+    @pytest.fixture
+    def reopen(self, tmp_path: Path) -> Reopen:
+        return lambda: DeviceBackend(tmp_path / "device")
+
+    @pytest.fixture
+    async def backend(self, tmp_path: Path, reopen: Reopen) -> AsyncIterator[Backend]:
+        (tmp_path / "device").touch()
+        os.truncate(tmp_path / "device", 256 << 20)
+        backend = reopen()
+        yield backend
+        await backend.aclose()
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def source(driver: LocalDriver) -> LocalFilesystemSource:
 
 async def test_there_is_a_provider_for_each_backend_that_keeps_what_it_is_given(driver: LocalDriver) -> None:
     registry = local_provider_registry(driver)
-    assert registry.storage_provider_types() == ["file", "object"]
+    assert registry.storage_provider_types() == ["device", "file", "object"]
     file, far = registry.storage_provider("file"), registry.storage_provider("object")
     assert (file.scope, far.scope) == (Scope.MACHINE, Scope.ENVIRON)
     assert file.dynamic

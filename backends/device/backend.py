@@ -1,0 +1,332 @@
+"""The backend on a device: what is asked of it, carried out in threads."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+from fusevol.api.io import Buffer
+from fusevol.backends.base import Backend, Capacity, Manifest, Started, Traits
+from fusevol.backends.checks import check_range, check_volume_id, flat
+from fusevol.backends.device.catalog import Catalog
+from fusevol.backends.device.disk import BLOCK, Disk
+from fusevol.backends.device.extents import Known
+from fusevol.backends.device.layout import Layout
+from fusevol.backends.device.space import Space
+from fusevol.backends.device.writer import Writer
+from fusevol.backends.overwriter import Overwriter
+from fusevol.backends.readahead import ReadAhead
+from fusevol.backends.systemcalls import translate
+from fusevol.errors import FusevolError, InvalidArgument, VolumeNotFound
+
+__all__ = ["DeviceBackend"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_THREADS = 16
+
+
+class _Device:
+    """A device that is one for volumes, opened."""
+
+    def __init__(self, disk: Disk, layout: Layout) -> None:
+        self.disk = disk
+        self.catalog = Catalog(disk, layout)
+        self.space = Space(disk, self.catalog)
+        self.reading = ReadAhead()
+        self.overwriter = Overwriter()
+        self.writers: dict[str, Writer] = {}
+
+    def writer(self, known: Known) -> Writer:
+        """Who changes a volume here."""
+        writer = self.writers.get(known.id)
+        if writer is None or writer.known is not known:
+            if writer is not None:
+                writer.retire()
+            writer = self.writers[known.id] = Writer(known, self.disk, self.space, self.catalog)
+        return writer
+
+    def close(self) -> None:
+        """Give back what was held for writes that did not come. Blocks."""
+        for writer in self.writers.values():
+            try:
+                writer.close()
+            except (FusevolError, OSError) as error:
+                # Whoever attaches the volume gives it back once more.
+                log.warning('space of volume "%s" could not be given back: %s', writer.known.id, error)
+        self.overwriter.close()
+        self.catalog.close()
+        self.disk.close()
+
+
+class DeviceBackend(Backend):
+    """Volumes on a block device, which several processes of one host may use at once, and nobody else.
+
+    path: of the device, or of a file. An empty one (nothing but zeros at its beginning and its end) is made one for
+    volumes with the first volume; one that holds something else is refused with InvalidArgument.
+    """
+
+    traits = Traits(block=BLOCK)
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._device: _Device | None = None
+        self._opening = threading.Lock()
+        self._threads = trio.CapacityLimiter(_THREADS)
+
+    async def _run(self, what: str, work: Callable[[], T]) -> T:
+        """Run blocking `work` in a thread, to the end even if cancelled; `what` names it in errors."""
+        try:
+            return await trio.to_thread.run_sync(work, limiter=self._threads)
+        except OSError as error:
+            raise translate(error, what) from error
+
+    # -- the device -------------------------------------------------------------------------------
+
+    def _open(self, *, create: bool = False) -> _Device | None:
+        """The device; None where it is empty, and nobody wants it to be another than that. Blocks."""
+        with self._opening:
+            if self._device is None:
+                disk = Disk(self.path)
+                try:
+                    layout = Layout.load(disk)
+                    if layout is None and create:
+                        layout = self._make(disk)
+                    if layout is not None:
+                        self._device = _Device(disk, layout)
+                    else:
+                        Layout.plan(disk)  # raises where it can never be one
+                finally:
+                    if self._device is None:
+                        disk.close()
+            return self._device
+
+    def _make(self, disk: Disk) -> Layout:
+        """Make an empty device one for volumes."""
+        with disk.locked():
+            layout = Layout.load(disk)
+            if layout is None:
+                layout = Layout.plan(disk)
+                disk.check_unused()
+                catalog = Catalog(disk, layout)
+                try:
+                    catalog.create()
+                finally:
+                    catalog.close()
+                # Last: until now it is empty.
+                layout.store(disk)
+        return layout
+
+    def _found(self, volume_id: str) -> tuple[_Device, Known]:
+        """A volume, and its device. Blocks."""
+        check_volume_id(volume_id)
+        device = self._open()
+        if device is None:
+            raise VolumeNotFound(f'volume "{volume_id}" does not exist on {self.path}')
+        return device, device.catalog.find(volume_id)
+
+    def _current(self, volume_id: str) -> tuple[_Device, Known] | None:
+        """The same, where it is known; does not wait. Raises OSError."""
+        device = self._device
+        known = device.catalog.current(volume_id) if device else None
+        return (device, known) if device and known else None
+
+    # -- volumes ----------------------------------------------------------------------------------
+
+    async def create(self, volume_id: str) -> None:
+        check_volume_id(volume_id)
+
+        def work() -> None:
+            device = self._open(create=True)
+            assert device is not None
+            device.catalog.add(volume_id)
+
+        await self._run(f'volume "{volume_id}" could not be created', work)
+
+    async def delete(self, volume_id: str) -> None:
+        def work() -> None:
+            device, _ = self._found(volume_id)
+            device.catalog.remove(volume_id)
+            if writer := device.writers.pop(volume_id, None):
+                writer.retire()
+
+        await self._run(f'volume "{volume_id}" could not be deleted', work)
+
+    async def list(self) -> list[str]:
+        def work() -> list[str]:
+            device = self._open()
+            return device.catalog.names() if device else []
+
+        return await self._run(f"the volumes on {self.path} could not be listed", work)
+
+    async def sweep(self) -> None:
+        def work() -> None:
+            if device := self._open():
+                device.catalog.sweep()
+
+        await self._run(f"what is left of deleted volumes on {self.path} could not be removed", work)
+
+    async def used_size(self, volume_id: str) -> int:
+        def work() -> int:
+            device, known = self._found(volume_id)
+            writer = device.writer(known)
+            return (known.blocks - writer.pending_blocks - writer.prepared_blocks) * BLOCK
+
+        return await self._run(f'the size of volume "{volume_id}" is not known', work)
+
+    # -- bytes ------------------------------------------------------------------------------------
+
+    def _read(self, volume_id: str, size: int, offset: int, *, stored: bool = False) -> bytes:
+        """Blocks."""
+        _check(size, offset)
+        device, known = self._found(volume_id)
+        size = max(0, min(size, known.end * BLOCK - offset))
+        start, count = offset // BLOCK, size // BLOCK
+        while (pieces := known.pieces(start, count)) is None:
+            device.catalog.load(known, start, count)
+        parts = []
+        for piece in pieces:
+            if len(piece) == 2:
+                parts.append(bytes(piece[1] * BLOCK))
+                continue
+            first, length, address = piece
+            if stored:
+                parts.append(device.disk.read_stored(length * BLOCK, address * BLOCK))
+            else:
+                device.reading.note(device.disk.fd, address * BLOCK, first * BLOCK, length * BLOCK)
+                parts.append(device.disk.read(length * BLOCK, address * BLOCK))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def read(self, volume_id: str, size: int, offset: int) -> Buffer:
+        what = f'{size} bytes at {offset} of volume "{volume_id}" could not be read'
+        return await self._run(what, lambda: self._read(volume_id, size, offset))
+
+    async def read_stored(self, volume_id: str, size: int, offset: int) -> Buffer:
+        what = f'{size} bytes at {offset} of volume "{volume_id}" could not be read'
+        return await self._run(what, lambda: self._read(volume_id, size, offset, stored=True))
+
+    def read_blocking(self, volume_id: str, size: int, offset: int) -> Buffer:
+        try:
+            return self._read(volume_id, size, offset)
+        except OSError as error:
+            raise translate(error, f'{size} bytes at {offset} of volume "{volume_id}" could not be read') from error
+
+    def read_nowait(self, volume_id: str, size: int, offset: int) -> Buffer | None:
+        if (size | offset) % BLOCK or size <= 0:
+            return None
+        try:
+            current = self._current(volume_id)
+            pieces = current and current[1].pieces(offset // BLOCK, size // BLOCK)
+            if not current or not pieces or len(pieces) > 1 or len(pieces[0]) == 2:
+                return None
+            device, (first, length, address) = current[0], pieces[0]
+            data = device.disk.read_cached(length * BLOCK, address * BLOCK)
+            if data is not None:
+                device.reading.note(device.disk.fd, address * BLOCK, first * BLOCK, length * BLOCK)
+        except OSError:
+            # `read` comes upon the same error, and reports it.
+            return None
+        return data
+
+    def doubt(self, volume_id: str, size: int, offset: int) -> None:
+        current = self._current(volume_id)
+        first = offset // BLOCK
+        pieces = current and current[1].pieces(first, -(-(offset + size) // BLOCK) - first)
+        for piece in pieces or ():
+            if current and len(piece) == 3:
+                current[0].disk.forget(piece[1] * BLOCK, piece[2] * BLOCK)
+
+    async def write(self, volume_id: str, data: Buffer, offset: int) -> int:
+        view = flat(data)
+        _check(len(view), offset)
+
+        def work() -> int:
+            device, known = self._found(volume_id)
+            return device.writer(known).write(view, offset) if view else 0
+
+        what = f'{len(view)} bytes at {offset} of volume "{volume_id}" could not be written'
+        return await self._run(what, work)
+
+    def start_write(self, volume_id: str, data: Buffer, offset: int, *, alone: bool = False) -> Started | None:
+        device = self._device
+        writer = device.writers.get(volume_id) if device else None
+        return writer.start(flat(data), offset, device.overwriter, alone=alone) if device and writer else None
+
+    async def flush(self, volume_id: str) -> None:
+        try:
+            current = self._current(volume_id)
+        except OSError:
+            current = None
+        if current and (writer := current[0].writers.get(volume_id)) and writer.known is current[1] and writer.clean:
+            return
+
+        def work() -> None:
+            device, known = self._found(volume_id)
+            device.writer(known).flush()
+
+        await self._run(f'volume "{volume_id}" could not be flushed', work)
+
+    async def discard(self, volume_id: str, length: int, offset: int) -> None:
+        _check(length, offset)
+
+        def work() -> None:
+            device, known = self._found(volume_id)
+            if length:
+                device.writer(known).discard(offset // BLOCK, length // BLOCK)
+
+        await self._run(f'space of volume "{volume_id}" could not be given back', work)
+
+    def capacity(self, volume_id: str) -> Capacity | None:
+        device = self._device
+        if device is None:
+            return None
+        total, free = device.catalog.capacity()
+        pending = sum(writer.pending_blocks for writer in device.writers.values())
+        return Capacity(total * BLOCK, min(free + pending, total) * BLOCK)
+
+    # -- manifest ---------------------------------------------------------------------------------
+
+    async def get_manifest(self, volume_id: str) -> Manifest:
+        try:
+            if current := self._current(volume_id):
+                return Manifest(current[1].manifest, current[1].version)
+        except OSError:
+            pass  # the same, below, is reported
+
+        def work() -> Manifest:
+            known = self._found(volume_id)[1]
+            return Manifest(known.manifest, known.version)
+
+        return await self._run(f'the manifest of volume "{volume_id}" could not be read', work)
+
+    async def put_manifest(self, volume_id: str, data: Buffer, if_version: str) -> str:
+        body = bytes(data)
+
+        def work() -> str:
+            return self._found(volume_id)[0].catalog.put_manifest(volume_id, body, if_version)
+
+        return await self._run(f'the manifest of volume "{volume_id}" could not be written', work)
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def release(self, volume_id: str) -> None:
+        if self._device and (writer := self._device.writers.get(volume_id)):
+            writer.retire()
+
+    async def aclose(self) -> None:
+        device, self._device = self._device, None
+        if device is not None:
+            with trio.CancelScope(shield=True):
+                await self._run(f"{self.path} could not be closed", device.close)
+
+
+def _check(size: int, offset: int) -> None:
+    """Raise InvalidArgument for a range that is no whole blocks, or cannot exist."""
+    check_range(size, offset)
+    if size and (size | offset) % BLOCK:
+        raise InvalidArgument(f"{size} bytes at {offset}: a device is used in blocks of {BLOCK} bytes")

@@ -1,0 +1,208 @@
+"""The device itself: reading, writing and locking it. Nothing else here touches a descriptor. Every call blocks.
+
+Locks are OFD locks (fcntl(2)) of byte ranges: they belong to an open file, so two instances in one process are two
+parties, and they end with whoever holds them, however it ends, once its last write has.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fusevol.backends.systemcalls import is_aligned
+from fusevol.errors import InvalidArgument, VolumeBusy
+
+__all__ = ["BLOCK", "Disk"]
+
+#: Everything is in blocks of a volume, and so are offsets and sizes in this package where nothing else is said.
+BLOCK = 4096
+#: linux/fs.h.
+_BLKROGET = 0x125E
+#: struct flock.
+_FLOCK = struct.Struct("@hhqqi4x")
+#: Beyond the end of any device: the byte that is locked while the tables are used.
+_TABLES = 1 << 62
+#: Seconds that others may use the tables at a stretch. A change of theirs takes some milliseconds.
+_PATIENCE = 60.0
+_LARGE_READ = 128 << 10
+
+
+class Disk:
+    """A block device, or a file in its place.
+
+    Data is written around the page cache (O_DIRECT) where that can be, and read through it; the tables are read and
+    written through it, so that all processes of the host see the same, at once.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Open it, for reading alone where it cannot be written to. Raises OSError, InvalidArgument."""
+        self.path = os.path.realpath(path)
+        kind = os.stat(self.path).st_mode
+        if not stat.S_ISBLK(kind) and not stat.S_ISREG(kind):
+            raise InvalidArgument(
+                f"{path} is neither a block device nor a file", hint='a directory is for the backend "file"'
+            )
+        self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self.writable = False
+        if not (stat.S_ISBLK(kind) and _read_only(self.fd)):
+            try:
+                fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            except OSError as error:
+                if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                    os.close(self.fd)
+                    raise
+            else:
+                os.close(self.fd)
+                self.fd, self.writable = fd, True
+        #: For data, and around the page cache where the file system of a file has that.
+        self.direct = self._open_direct()
+        self._failed: OSError | None = None
+
+    def _open_direct(self) -> int:
+        flags = os.O_RDWR if self.writable else os.O_RDONLY
+        try:
+            return os.open(self.path, flags | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                os.close(self.fd)
+                raise
+            return os.dup(self.fd)
+
+    def close(self) -> None:
+        """Close it, and let go of all that is locked."""
+        os.close(self.fd)
+        os.close(self.direct)
+
+    @property
+    def blocks(self) -> int:
+        """How many it has now."""
+        return os.lseek(self.fd, 0, os.SEEK_END) // BLOCK
+
+    def check_unused(self) -> None:
+        """Raise VolumeBusy where the kernel uses the device: it is mounted, say, or a part of another one."""
+        if stat.S_ISBLK(os.stat(self.path).st_mode):
+            try:
+                os.close(os.open(self.path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                raise VolumeBusy(f"{self.path} is in use: mounted, or a part of another device") from None
+
+    # -- bytes ------------------------------------------------------------------------------------
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Bytes of any range, through the page cache."""
+        if size >= _LARGE_READ:
+            # The kernel's own read-ahead asks for 128 KiB at a time.
+            os.posix_fadvise(self.fd, offset, size, os.POSIX_FADV_WILLNEED)
+        data = os.pread(self.fd, size, offset)
+        while len(data) < size:
+            more = os.pread(self.fd, size - len(data), offset + len(data))
+            if not more:
+                raise OSError(errno.EIO, f"{self.path} ends before byte {offset + size}")
+            data += more
+        return data
+
+    def read_cached(self, size: int, offset: int) -> bytearray | None:
+        """The same where all of it is in the page cache; None elsewhere. Does not wait for the device."""
+        buffer = bytearray(size)
+        try:
+            return buffer if os.preadv(self.fd, [buffer], offset, os.RWF_NOWAIT) == size else None
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+                raise
+            return None
+
+    def read_stored(self, size: int, offset: int) -> bytes:
+        """Bytes of whole blocks as they are on the device, whatever the page cache has."""
+        with mmap.mmap(-1, size) as buffer:
+            done = 0
+            while done < size:
+                count = os.preadv(self.direct, [memoryview(buffer)[done:]], offset + done)
+                if not count:
+                    raise OSError(errno.EIO, f"{self.path} ends before byte {offset + size}")
+                done += count
+            return buffer[:]
+
+    def forget(self, size: int, offset: int) -> None:
+        """Have the next `read` come from the device."""
+        os.posix_fadvise(self.fd, offset, size, os.POSIX_FADV_DONTNEED)
+
+    def write(self, data: memoryview, offset: int, *, durable: bool = False) -> None:
+        """Write whole blocks of data; durable: to stable storage before it returns. Else `sync` does that."""
+        if not is_aligned(data, offset):
+            buffer = mmap.mmap(-1, len(data))
+            buffer[:] = data
+            data = memoryview(buffer)
+        while data:
+            written = os.pwritev(self.direct, [data], offset, os.RWF_DSYNC if durable else 0)
+            data, offset = data[written:], offset + written
+
+    def write_table(self, data: bytes, offset: int) -> None:
+        """Write to the tables."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self.fd, view, offset)
+            view, offset = view[written:], offset + written
+
+    def sync(self) -> None:
+        """Make all that was written durable. Once it has failed it fails for good: nobody knows what was lost."""
+        if self._failed is None:
+            try:
+                os.fdatasync(self.fd)
+            except OSError as error:
+                self._failed = error
+        if self._failed is not None:
+            raise OSError(self._failed.errno, f"{self._failed.strerror}, when it was to make writes durable")
+
+    # -- locks ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else uses the tables. Raises VolumeBusy where somebody does, and does not come to an end."""
+        ends, pause = time.monotonic() + _PATIENCE, 1e-4
+        kind = fcntl.F_WRLCK if self.writable else fcntl.F_RDLCK
+        while not self._set(kind, _TABLES, 1):
+            if time.monotonic() > ends:
+                raise VolumeBusy(
+                    f"another process has kept the tables of {self.path} for {_PATIENCE:g} seconds",
+                    hint="see who has it open (fuser), and whether it is stopped",
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 0.01)
+        try:
+            yield
+        finally:
+            self._set(fcntl.F_UNLCK, _TABLES, 1)
+
+    def hold(self, address: int, blocks: int) -> tuple[int, int] | None:
+        """Keep others from writing to blocks; where somebody else has some of them, return which: (address, blocks)."""
+        if self._set(fcntl.F_WRLCK, address * BLOCK, blocks * BLOCK):
+            return None
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, address * BLOCK, blocks * BLOCK, 0)
+        kind, _, start, length, _ = _FLOCK.unpack(fcntl.fcntl(self.fd, fcntl.F_OFD_GETLK, asked))
+        # Who had it may be gone by now; then it can be had another time.
+        return (address, blocks) if kind == fcntl.F_UNLCK else (start // BLOCK, -(-length // BLOCK))
+
+    def let_go(self, address: int, blocks: int) -> None:
+        """Others may write there again."""
+        self._set(fcntl.F_UNLCK, address * BLOCK, blocks * BLOCK)
+
+    def _set(self, kind: int, start: int, length: int) -> bool:
+        try:
+            fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            return False
+        return True
+
+
+def _read_only(device: int) -> bool:
+    """Whether a block device is set to that: it can be opened for writing all the same."""
+    return fcntl.ioctl(device, _BLKROGET, bytes(4)) != bytes(4)

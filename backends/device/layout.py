@@ -1,0 +1,90 @@
+"""What is where on a device.
+
+    0                superblock: which device this is, and where the rest begins; the rest of the first MiB is empty
+    1 MiB            journal of the tables
+    9 MiB            tables: SQLite's file, a 64th of the device, which is what it takes at worst
+    behind it        data, to the end of the device
+
+Numbers are little-endian. What is used of the data, and by which volume, is in the tables: see `catalog`.
+"""
+
+import os
+import struct
+from dataclasses import dataclass
+
+from xxhash import xxh3_64_intdigest
+
+from fusevol.backends.device.disk import BLOCK, Disk
+from fusevol.errors import CorruptData, InvalidArgument, NotSupported
+
+__all__ = ["Layout", "Region"]
+
+MIB = 1 << 20
+_MAGIC = b"FVDEVICE"
+_VERSION = 1
+#: magic, version, 0, random, journal's offset and size, the tables', where data begins; and their checksum.
+_HEAD = struct.Struct("<8sII16sQQQQQ")
+_SUM = struct.Struct("<Q")
+_JOURNAL = 8 * MIB
+_SHARE = 64
+_LEAST = 32 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A range of bytes."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the journal and the tables are, and where data begins; bytes."""
+
+    journal: Region
+    tables: Region
+    data: int
+
+    @classmethod
+    def load(cls, disk: Disk) -> "Layout | None":
+        """That of a device; None where it has none. Raises OSError, CorruptData, NotSupported."""
+        stored = disk.read(BLOCK, 0) if disk.blocks else b""
+        if stored[:8] != _MAGIC:
+            return None
+        (checksum,) = _SUM.unpack_from(stored, _HEAD.size)
+        if checksum != xxh3_64_intdigest(stored[: _HEAD.size]):
+            raise CorruptData(
+                f"the first block of {disk.path} is damaged", hint="restore it, or the device, from a copy"
+            )
+        _, version, _, _, journal, journal_size, tables, tables_size, data = _HEAD.unpack_from(stored)
+        if version != _VERSION:
+            raise NotSupported(f"{disk.path} is of version {version}; this program knows version {_VERSION}")
+        return cls(Region(journal, journal_size), Region(tables, tables_size), data)
+
+    @classmethod
+    def plan(cls, disk: Disk) -> "Layout":
+        """One for a new device. Raises InvalidArgument where that is too small or holds something already, OSError."""
+        size = disk.blocks * BLOCK
+        if size < _LEAST:
+            raise InvalidArgument(
+                f"{disk.path} has {size} bytes; a device for volumes has at least {_LEAST // MIB} MiB",
+                hint="a file in place of a device is made with truncate --size" if not size else None,
+            )
+        if any(disk.read_stored(MIB, 0)) or any(disk.read_stored(MIB, size - MIB)):
+            raise InvalidArgument(
+                f"{disk.path} is not empty: there is something in its first or last MiB",
+                hint=f"if nothing on it is needed, wipe it: blkdiscard --zeroout {disk.path}, or dd from /dev/zero",
+            )
+        journal = Region(MIB, _JOURNAL)
+        tables = Region(journal.offset + journal.size, max(MIB, size // _SHARE // MIB * MIB))
+        return cls(journal, tables, tables.offset + tables.size)
+
+    def store(self, disk: Disk) -> None:
+        """Write it, durably: from now on the device is one."""
+        journal, tables = self.journal, self.tables
+        head = _HEAD.pack(
+            _MAGIC, _VERSION, 0, os.urandom(16), journal.offset, journal.size, tables.offset, tables.size, self.data
+        )
+        disk.write_table(head + _SUM.pack(xxh3_64_intdigest(head)), 0)
+        disk.sync()

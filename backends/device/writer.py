@@ -1,0 +1,265 @@
+"""What one instance is about to change in a volume: where small writes will follow, and what is to be given back."""
+
+import mmap
+import threading
+
+from fusevol.backends.ahead import AHEAD_BYTES, Ahead
+from fusevol.backends.device.catalog import Catalog
+from fusevol.backends.device.disk import BLOCK, Disk
+from fusevol.backends.device.extents import Known
+from fusevol.backends.device.space import Space, Taken
+from fusevol.backends.overwriter import Overwrite, Overwriter, Overwritten
+from fusevol.backends.systemcalls import is_aligned, translate
+from fusevol.errors import NoSpace
+
+__all__ = ["Writer"]
+
+_ZEROS = mmap.mmap(-1, AHEAD_BYTES)
+#: So many ranges may wait to be given back.
+_PENDING = 1024
+
+
+class _Zone:
+    """Zeros in the volume, and on the device: a write there needs no transaction. users: those under way."""
+
+    def __init__(self, taken: Taken, shift: int) -> None:
+        self.taken = taken
+        self.shift = shift
+        self.users = 0
+        self.left = False
+
+
+class Writer:
+    """One volume. Calls block, but for `start_write`; all raise what the device, the space and the catalog do."""
+
+    def __init__(self, known: Known, disk: Disk, space: Space, catalog: Catalog) -> None:
+        self.known = known
+        self._disk = disk
+        self._space = space
+        self._catalog = catalog
+        self._ahead = Ahead(worthwhile=True)
+        self._guard = threading.Lock()
+        self._zone: _Zone | None = None
+        #: Disjoint ranges to be given back, and how many blocks there are in each; and those being given back.
+        self._pending: dict[tuple[int, int], int] = {}
+        self._leaving: list[tuple[int, int]] = []
+        self._giving = threading.Lock()
+        self._adopted = False
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def write(self, data: memoryview, offset: int) -> int:
+        """Write whole blocks, durably; return how many bytes: fewer where free space is in many small places."""
+        if self._overlaps(offset // BLOCK, len(data) // BLOCK):
+            self.give_back()
+        with self._ahead.writing:
+            zone = self._use(offset, len(data))
+            if zone is None and self._note(offset, len(data)) and self._prepare(data, offset):
+                return len(data)
+        if zone is None:
+            return self._record(data, offset)
+        try:
+            self._disk.write(data, offset + zone.shift, durable=True)
+        finally:
+            self._leave(zone)
+        return len(data)
+
+    def _record(self, data: memoryview, offset: int) -> int:
+        taken = self._take(len(data) // BLOCK)
+        try:
+            done = 0
+            for address, count in taken.runs:
+                self._disk.write(data[done : done + count * BLOCK], address * BLOCK)
+                done += count * BLOCK
+            self._catalog.record(self.known, offset // BLOCK, taken.runs)
+        finally:
+            self._space.settle(taken)
+        return done
+
+    def _take(self, blocks: int) -> Taken:
+        try:
+            return self._space.take(blocks)
+        except NoSpace:
+            if not self._pending:
+                raise
+            self.give_back()
+            return self._space.take(blocks)
+
+    # -- writing ahead ----------------------------------------------------------------------------
+
+    def _prepare(self, data: memoryview, offset: int) -> bool:
+        """Write, with zeros behind it that are to be written over; false where it is still to be written."""
+        blocks = (len(data) + AHEAD_BYTES) // BLOCK
+        end = self.known.end * BLOCK
+        if offset + len(data) < end or self._overlaps(offset // BLOCK, blocks):
+            return False  # there is something, or there was
+        try:
+            taken = self._space.take(blocks, together=True)
+        except NoSpace:
+            return False
+        if taken.blocks < blocks or len(taken.runs) > 1:
+            self._space.settle(taken)
+            return False
+        address = taken.runs[0][0] * BLOCK
+        try:
+            self._disk.write(data, address)
+            self._disk.write(memoryview(_ZEROS), address + len(data))
+            self._catalog.record(self.known, offset // BLOCK, taken.runs)
+        except BaseException:
+            self._space.settle(taken)
+            raise
+        with self._guard:
+            self._retire()
+            self._zone = _Zone(taken, address - offset)
+            self._ahead.prepared(offset + len(data), offset + blocks * BLOCK)
+            if self._overlaps(offset // BLOCK, blocks):
+                self._retire()
+        return True
+
+    def _use(self, offset: int, size: int) -> _Zone | None:
+        """The zone that a write is within, which stays until `_leave`."""
+        with self._guard:
+            if self._zone is None or not self._ahead.within(offset, size):
+                return None
+            self._skip(offset, size)
+            self._zone.users += 1
+            return self._zone
+
+    def _note(self, offset: int, size: int) -> bool:
+        with self._guard:
+            return self._skip(offset, size)
+
+    def _skip(self, offset: int, size: int) -> bool:
+        """A write begins. Zeros before it are of no use any more; return whether there should be some behind it."""
+        start, end = self._ahead.unused
+        wanted = self._ahead.note(offset, size)
+        if start < end and start < offset + size:
+            self._lose(start, min(offset, end))
+        return wanted
+
+    def _lose(self, start: int, end: int) -> None:
+        """Zeros, from byte to byte, are to be given back."""
+        if start < end:
+            self._pending[start // BLOCK, (end - start) // BLOCK] = (end - start) // BLOCK
+
+    def _leave(self, zone: _Zone) -> None:
+        with self._guard:
+            zone.users -= 1
+            self._settle(zone)
+
+    def _retire(self) -> None:
+        """Nothing more goes to the zone: what of it is zeros still is to be given back."""
+        self._lose(*self._ahead.unused)
+        self._ahead.forget()
+        if self._zone is not None:
+            self._zone.left = True
+            self._settle(self._zone)
+            self._zone = None
+
+    def _settle(self, zone: _Zone) -> None:
+        if zone.left and not zone.users:
+            self._space.settle(zone.taken)
+
+    def start(self, data: memoryview, offset: int, overwriter: Overwriter, *, alone: bool) -> "_Started | None":
+        """Begin a write to the zone; None where it would not be one. Does not wait."""
+        if not is_aligned(data, offset) or (zone := self._use(offset, len(data))) is None:
+            return None
+        overwrite = overwriter.start(self._disk.direct, data, offset + zone.shift, alone=alone)
+        if overwrite is None:
+            self._leave(zone)
+            return None
+        return _Started(overwrite, self, zone)
+
+    @property
+    def prepared_blocks(self) -> int:
+        """How many blocks are zeros for writes to come."""
+        start, end = self._ahead.unused
+        return (end - start) // BLOCK
+
+    def retire(self) -> None:
+        """No more small writes will follow: what was prepared for them is to be given back. Does not wait."""
+        with self._guard:
+            self._retire()
+
+    def close(self) -> None:
+        """Give back what was prepared, and what is to be given back."""
+        self.retire()
+        self.give_back()
+
+    # -- giving back ------------------------------------------------------------------------------
+
+    @property
+    def pending_blocks(self) -> int:
+        """How many blocks are to be given back."""
+        with self._guard:
+            return sum(self._pending.values())
+
+    def _overlaps(self, start: int, count: int) -> bool:
+        ranges = [*self._pending, *self._leaving] if self._pending or self._leaving else ()
+        return any(first < start + count and start < first + length for first, length in ranges)
+
+    def _is_prepared(self, start: int, count: int) -> bool:
+        low, high = self._ahead.unused
+        return low < (start + count) * BLOCK and start * BLOCK < high
+
+    def discard(self, start: int, count: int) -> None:
+        """Have a range given back with the next flush."""
+        while True:
+            with self._guard:
+                if self._is_prepared(start, count):
+                    self._retire()
+            if self._overlaps(start, count) or len(self._pending) >= _PENDING:
+                self.give_back()
+            blocks = self._catalog.mapped(self.known, start, count)
+            with self._guard:
+                # Somebody may have written there meanwhile, and prepared some more.
+                if not self._is_prepared(start, count) and not self._overlaps(start, count):
+                    if blocks:
+                        self._pending[start, count] = blocks
+                    return
+
+    def give_back(self) -> None:
+        """Give back what is to be, durably."""
+        with self._giving:
+            with self._guard:
+                pending, self._pending = self._pending, {}
+                self._leaving = [*pending]
+            try:
+                self._catalog.unmap(self.known, self._leaving)
+            except BaseException:
+                with self._guard:
+                    self._pending |= {left: pending[left] for left in self._leaving}
+                raise
+            finally:
+                self._leaving = []
+
+    @property
+    def clean(self) -> bool:
+        """Whether a flush has nothing to do."""
+        return self._adopted and not self._pending and not self._giving.locked()
+
+    def flush(self) -> None:
+        """Make durable what earlier owners wrote, and give back what is to be."""
+        self.give_back()
+        if not self._adopted:
+            self._disk.sync()
+            self._adopted = True
+
+
+class _Started:
+    """A write that is being carried out, or was; its zone stays until it is asked about."""
+
+    def __init__(self, overwrite: Overwrite | Overwritten, writer: Writer, zone: _Zone) -> None:
+        self._overwrite = overwrite
+        self._writer = writer
+        self._zone = zone
+
+    async def finished(self) -> int:
+        """As `backends.base.Started`."""
+        try:
+            written = await self._overwrite.finished()
+        except OSError as error:
+            self._writer._leave(self._zone)
+            raise translate(error, f'volume "{self._writer.known.id}" could not be written') from error
+        self._writer._leave(self._zone)
+        return written
