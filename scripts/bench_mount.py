@@ -42,7 +42,7 @@ def drop_caches() -> None:
 
 
 class Contestant:
-    """Something to run on: `path` is a directory of it. remount: let go of all that is cached."""
+    """Something to run on: `path` is a directory of it. remount: let go of all that is cached. finish: clean up."""
 
     name = "ext4"
 
@@ -54,6 +54,9 @@ class Contestant:
         drop_caches()
 
     def close(self) -> None:
+        pass
+
+    def finish(self) -> None:
         pass
 
 
@@ -86,6 +89,22 @@ class Encrypted(Fusevol):
         words = ("file", f"path={base}/vault", f"key_file={base}/key")
         run(BIN / "fusevol", "pool", "add", "vault", *words, env=self.env)
         return "vault"
+
+
+class OnDevice(Fusevol):
+    """On a loop device: a file of the same disk, all of whose blocks it has already."""
+
+    name = "device"
+
+    def pool(self, base: Path) -> str:
+        image = base / "image"
+        run("fallocate", "--length", "8G", image)
+        self.device = run("losetup", "--find", "--show", "--direct-io=on", image).strip()
+        run(BIN / "fusevol", "pool", "add", "disk", "device", f"path={self.device}", env=self.env)
+        return "disk"
+
+    def finish(self) -> None:
+        run("losetup", "--detach", self.device)
 
 
 class JuiceFS(Contestant):
@@ -297,6 +316,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="files and bytes, 1.0 for 5,000 files and 512 MiB")
     parser.add_argument("--no-juicefs", action="store_true", help="leave JuiceFS out")
     parser.add_argument("--encrypted", action="store_true", help="a volume in a pool that encrypts, too")
+    parser.add_argument("--device", action="store_true", help="a volume in a pool on a loop device, too")
     parser.add_argument("--no-pgbench", action="store_true", help="leave PostgreSQL out")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the ratios, too")
@@ -305,6 +325,7 @@ def main() -> None:
         raise SystemExit("scripts/bench_mount: run it as root: it drops the kernel's caches between lines")
     kinds = [Contestant, Fusevol]
     kinds += [Encrypted] if args.encrypted else []
+    kinds += [OnDevice] if args.device else []
     kinds += [] if args.no_juicefs else [JuiceFS]
     bench = Bench(args.scale, pgbench=not args.no_pgbench)
     base = Path(tempfile.mkdtemp(prefix="fusevol-bench-", dir=args.dir.absolute()))
@@ -323,6 +344,7 @@ def main() -> None:
                     bench.all(who, repository, archive)
                 finally:
                     who.close()
+                    who.finish()
                 shutil.rmtree(place)
         rows = bench.rows()
         if args.svg:

@@ -166,8 +166,9 @@ class DeviceBackend(Backend):
 
     async def sweep(self) -> None:
         def work() -> None:
-            if device := self._open():
+            if (device := self._open()) and device.disk.writable:
                 device.catalog.sweep()
+                device.space.trim()
 
         await self._run(f"what is left of deleted volumes on {self.path} could not be removed", work)
 

@@ -13,7 +13,6 @@ from typing import Any, Generic, TypeVar
 
 import apsw
 
-from fusevol.backends.base import Manifest
 from fusevol.backends.device.disk import BLOCK, Disk
 from fusevol.backends.device.extents import WINDOW, Extent, Known
 from fusevol.backends.device.layout import Layout
@@ -304,11 +303,6 @@ class Catalog:
         """How many blocks there are for data, and how many of them are free. Waits for nobody: they may be old."""
         return self._total - self._layout.data // BLOCK, self.free
 
-    def refresh(self) -> None:
-        """Look at what others have changed. Raises as all do."""
-        if self._seen != self._vfs.changes:
-            self._read(lambda: None)
-
     # -- volumes ----------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
@@ -382,11 +376,6 @@ class Catalog:
             return then
 
         return self._change(work)
-
-    def manifest(self, volume_id: str) -> Manifest:
-        """The manifest of a volume. Raises VolumeNotFound."""
-        known = self.find(volume_id)
-        return Manifest(known.manifest, known.version)
 
     def _mark(self, known: Known) -> int:
         """Have others know that something about a volume is another now."""
@@ -508,6 +497,16 @@ class Catalog:
         """What `choose` makes of the longest free runs, (address, blocks), longest first; nothing changes meanwhile."""
         sql = "SELECT address, count FROM free ORDER BY count DESC, address LIMIT 1024"
         return self._read(lambda: choose([(address, count) for address, count in self._rows(sql)]))
+
+    def if_free(self, address: int, count: int, then: Callable[[], None]) -> None:
+        """Call `then` if blocks are free; nothing changes meanwhile."""
+
+        def look() -> None:
+            found = self._around(address)
+            if found and sum(found) >= address + count:
+                then()
+
+        self._read(look)
 
     def _around(self, address: int) -> tuple[int, int] | None:
         """The free run that begins at or before an address."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fusevol.backends.systemcalls import is_aligned
+from fusevol.backends.systemcalls import is_aligned, punch
 from fusevol.errors import InvalidArgument, VolumeBusy
 
 __all__ = ["BLOCK", "Disk"]
@@ -22,7 +22,7 @@ __all__ = ["BLOCK", "Disk"]
 #: Everything is in blocks of a volume, and so are offsets and sizes in this package where nothing else is said.
 BLOCK = 4096
 #: linux/fs.h.
-_BLKROGET = 0x125E
+_BLKROGET, _BLKDISCARD = 0x125E, 0x1277
 #: struct flock.
 _FLOCK = struct.Struct("@hhqqi4x")
 #: Beyond the end of any device: the byte that is locked while the tables are used.
@@ -43,13 +43,14 @@ class Disk:
         """Open it, for reading alone where it cannot be written to. Raises OSError, InvalidArgument."""
         self.path = os.path.realpath(path)
         kind = os.stat(self.path).st_mode
-        if not stat.S_ISBLK(kind) and not stat.S_ISREG(kind):
+        self._block = stat.S_ISBLK(kind)
+        if not self._block and not stat.S_ISREG(kind):
             raise InvalidArgument(
                 f"{path} is neither a block device nor a file", hint='a directory is for the backend "file"'
             )
         self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         self.writable = False
-        if not (stat.S_ISBLK(kind) and _read_only(self.fd)):
+        if not (self._block and _read_only(self.fd)):
             try:
                 fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
             except OSError as error:
@@ -85,7 +86,7 @@ class Disk:
 
     def check_unused(self) -> None:
         """Raise VolumeBusy where the kernel uses the device: it is mounted, say, or a part of another one."""
-        if stat.S_ISBLK(os.stat(self.path).st_mode):
+        if self._block:
             try:
                 os.close(os.open(self.path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
             except OSError as error:
@@ -159,6 +160,22 @@ class Disk:
                 self._failed = error
         if self._failed is not None:
             raise OSError(self._failed.errno, f"{self._failed.strerror}, when it was to make writes durable")
+
+    def trim(self, address: int, blocks: int) -> bool:
+        """What is in blocks is not needed any more; whether the device wants to know such things."""
+        if self._block:
+            try:
+                fcntl.ioctl(self.fd, _BLKDISCARD, struct.pack("QQ", address * BLOCK, blocks * BLOCK))
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY):
+                    raise
+                return False
+            return True
+        if code := punch(self.fd, address * BLOCK, blocks * BLOCK):
+            if code != errno.EOPNOTSUPP:
+                raise OSError(code, os.strerror(code))
+            return False
+        return True
 
     # -- locks ------------------------------------------------------------------------------------
 

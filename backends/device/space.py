@@ -19,6 +19,8 @@ Run = tuple[int, int]
 #: Blocks that are held at a time, or a 64th of those that are free if that is less.
 _HELD = 2048
 _SHARE = 64
+#: So many blocks at most the device is told of at a time, and so few are not worth it.
+_TRIMMED, _WORTHWHILE = 1 << 15, 64
 #: A write goes to so many places at most. Each is a row in the tables, and one transaction has to have room for them.
 _PLACES = 128
 
@@ -94,12 +96,34 @@ class Space:
             arena.users -= 1
         self._let_go()
 
-    def let_go(self) -> None:
-        """Of all that nothing is being written to."""
+    def trim(self) -> None:
+        """Have the device know which blocks are free, in runs of some size: an SSD, or a volume that is thin."""
+        for start, count in self._catalog.choose_free(list):
+            # A part at a time: who looks for free blocks meanwhile is to find some.
+            step = min(_TRIMMED, count // 4)
+            for at in range(start, start + count, step) if step >= _WORTHWHILE else ():
+                if not self._trim(at, min(step, start + count - at)):
+                    return
+
+    def _trim(self, start: int, count: int) -> bool:
+        """The same for some blocks, unless they are in use by now; whether the device wants to know."""
+        part = _Arena()
         with self._guard:
-            self._used_up.append(self._arena)
-            self._arena = _Arena()
-            self._let_go()
+            mine = sorted(run for arena in (*self._used_up, self._arena) for run in arena.runs)
+
+            def hold() -> None:
+                if [*_without((start, count), mine)] == [(start, count)]:
+                    part.runs += self._hold((start, count), count)
+
+            self._catalog.if_free(start, count, hold)
+            part.users = 1
+            self._used_up.append(part)
+        try:
+            return all(self._disk.trim(*run) for run in part.runs)
+        finally:
+            with self._guard:
+                part.users = 0
+                self._let_go()
 
     def _let_go(self) -> None:
         for arena in [arena for arena in self._used_up if not arena.users]:

@@ -300,6 +300,26 @@ async def test_a_volume_of_very_many_pieces_is_deleted_whole_even_if_that_is_int
     await backend.aclose()
 
 
+async def test_sweeping_tells_the_device_what_is_free_and_takes_nothing_from_anybody(device: Path) -> None:
+    backend, other = DeviceBackend(device), DeviceBackend(device)
+    for name in ("v", "w"):
+        await backend.create(name)
+        await backend.write(name, noise(2048, len(name)), 0)
+    await other.write("w", noise(500, 7), 2048 * BLOCK)
+    await backend.delete("v")
+    before = os.stat(device).st_blocks * 512
+    await backend.sweep()
+    assert os.stat(device).st_blocks * 512 <= before - 2000 * BLOCK
+    assert bytes(await backend.read("w", 2048 * BLOCK, 0)) == noise(2048, 1)
+    assert bytes(await other.read_stored("w", 500 * BLOCK, 2048 * BLOCK)) == noise(500, 7)
+    assert await backend.write("w", noise(3000, 8), 3000 * BLOCK)
+    assert await other.write("w", noise(300, 9), 7000 * BLOCK) == 300 * BLOCK
+    assert bytes(await other.read_stored("w", 300 * BLOCK, 7000 * BLOCK)) == noise(300, 9)
+    for backend_ in (backend, other):
+        await backend_.aclose()
+    assert verify(device).keys() == {"w"}
+
+
 # -- others on the same device --------------------------------------------------------------------
 
 
