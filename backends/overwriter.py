@@ -177,11 +177,14 @@ class _Pace:
 
 
 class Overwriter:
-    """Durable direct writes to blocks that files have already."""
+    """Durable direct writes to blocks that files have already.
 
-    def __init__(self) -> None:
+    by_itself: the kernel may carry them out by itself. What it has cached of a block device then stays as it was.
+    """
+
+    def __init__(self, *, by_itself: bool = True) -> None:
         little = sys.byteorder == "little" and sys.maxsize > 1 << 32
-        self._calls = _CALLS.get(platform.machine()) if little else None
+        self._calls = _CALLS.get(platform.machine()) if little and by_itself else None
         self._pace = _Pace()
         self._idle: list[_Slot] = []
         self._slots = 0

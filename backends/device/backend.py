@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import trio
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _THREADS = 16
+_DOUBTED = 1000
 
 
 class _Device:
@@ -39,21 +41,50 @@ class _Device:
         self.catalog = Catalog(disk, layout)
         self.space = Space(disk, self.catalog)
         self.reading = ReadAhead()
-        self.overwriter = Overwriter()
-        self.writers: dict[str, Writer] = {}
+        # What the kernel writes by itself to a device may not be what it has in its cache afterwards.
+        self.overwriter = Overwriter(by_itself=False)
+        self._writers: dict[str, Writer] = {}
+        self._guard = threading.Lock()
+        #: Ranges of volumes that were read as they were not written: (id, size, offset).
+        self.doubted: set[tuple[str, int, int]] = set()
 
     def writer(self, known: Known) -> Writer:
-        """Who changes a volume here."""
-        writer = self.writers.get(known.id)
-        if writer is None or writer.known is not known:
-            if writer is not None:
-                writer.retire()
-            writer = self.writers[known.id] = Writer(known, self.disk, self.space, self.catalog)
+        """Who changes a volume here. Raises VolumeNotFound where another one has its name by now."""
+        with self._guard:
+            writer = self._writers.get(known.id)
+            if writer is None or writer.known.number < known.number:
+                if writer is not None:
+                    writer.end()
+                writer = Writer(known, self.disk, self.space, self.catalog, self.relieve)
+                self._writers[known.id] = writer
+        if writer.known.number != known.number:
+            raise VolumeNotFound(f'volume "{known.id}" was deleted')
         return writer
+
+    def known_writer(self, volume_id: str) -> Writer | None:
+        """The same, if there is one."""
+        return self._writers.get(volume_id)
+
+    def drop(self, known: Known) -> None:
+        """A volume was deleted."""
+        with self._guard:
+            writer = self._writers.get(known.id)
+            if writer is not None and writer.known.number == known.number:
+                self._writers.pop(known.id).end()
+
+    def all_writers(self) -> list[Writer]:
+        """Those that there are now."""
+        with self._guard:
+            return [*self._writers.values()]
+
+    def relieve(self) -> None:
+        """Give back what is to be, of all volumes. Blocks."""
+        for writer in self.all_writers():
+            writer.give_back()
 
     def close(self) -> None:
         """Give back what was held for writes that did not come. Blocks."""
-        for writer in self.writers.values():
+        for writer in self.all_writers():
             try:
                 writer.close()
             except (FusevolError, OSError) as error:
@@ -78,13 +109,22 @@ class DeviceBackend(Backend):
         self._device: _Device | None = None
         self._opening = threading.Lock()
         self._threads = trio.CapacityLimiter(_THREADS)
+        #: Calls that are in threads, and what is set when there are none.
+        self._running = 0
+        self._idle = trio.Event()
 
     async def _run(self, what: str, work: Callable[[], T]) -> T:
         """Run blocking `work` in a thread, to the end even if cancelled; `what` names it in errors."""
+        self._running += 1
         try:
             return await trio.to_thread.run_sync(work, limiter=self._threads)
         except OSError as error:
             raise translate(error, what) from error
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+                self._idle = trio.Event()
 
     # -- the device -------------------------------------------------------------------------------
 
@@ -100,11 +140,20 @@ class DeviceBackend(Backend):
                     if layout is not None:
                         self._device = _Device(disk, layout)
                     else:
-                        Layout.plan(disk)  # raises where it can never be one
+                        self._check_empty(disk)
                 finally:
                     if self._device is None:
                         disk.close()
             return self._device
+
+    def _check_empty(self, disk: Disk) -> None:
+        """Raise InvalidArgument where a device can never be one for volumes."""
+        try:
+            Layout.plan(disk)
+        except InvalidArgument:
+            # Unless somebody has made it one just now; then it is for the next call.
+            if Layout.load(disk) is None:
+                raise
 
     def _make(self, disk: Disk) -> Layout:
         """Make an empty device one for volumes."""
@@ -150,10 +199,9 @@ class DeviceBackend(Backend):
 
     async def delete(self, volume_id: str) -> None:
         def work() -> None:
-            device, _ = self._found(volume_id)
+            device, known = self._found(volume_id)
             device.catalog.remove(volume_id)
-            if writer := device.writers.pop(volume_id, None):
-                writer.retire()
+            device.drop(known)
 
         await self._run(f'volume "{volume_id}" could not be deleted', work)
 
@@ -186,6 +234,9 @@ class DeviceBackend(Backend):
         """Blocks."""
         _check(size, offset)
         device, known = self._found(volume_id)
+        if (volume_id, size, offset) in device.doubted:
+            device.doubted.discard((volume_id, size, offset))
+            stored = True
         size = max(0, min(size, known.end * BLOCK - offset))
         start, count = offset // BLOCK, size // BLOCK
         while (pieces := known.pieces(start, count)) is None:
@@ -222,8 +273,10 @@ class DeviceBackend(Backend):
             return None
         try:
             current = self._current(volume_id)
-            pieces = current and current[1].pieces(offset // BLOCK, size // BLOCK)
-            if not current or not pieces or len(pieces) > 1 or len(pieces[0]) == 2:
+            if not current or (volume_id, size, offset) in current[0].doubted:
+                return None
+            pieces = current[1].pieces(offset // BLOCK, size // BLOCK)
+            if not pieces or len(pieces) > 1 or len(pieces[0]) == 2:
                 return None
             device, (first, length, address) = current[0], pieces[0]
             data = device.disk.read_cached(length * BLOCK, address * BLOCK)
@@ -235,12 +288,19 @@ class DeviceBackend(Backend):
         return data
 
     def doubt(self, volume_id: str, size: int, offset: int) -> None:
-        current = self._current(volume_id)
-        first = offset // BLOCK
-        pieces = current and current[1].pieces(first, -(-(offset + size) // BLOCK) - first)
+        device = self._device
+        if device is None:
+            return
+        if len(device.doubted) >= _DOUBTED:
+            device.doubted.clear()
+        # The kernel need not forget what it is asked to; and the first to read it again reads what is stored.
+        device.doubted.add((volume_id, size, offset))
+        first, known = offset // BLOCK, device.catalog.recalled(volume_id)
+        pieces = known.pieces(first, -(-(offset + size) // BLOCK) - first) if known else None
         for piece in pieces or ():
-            if current and len(piece) == 3:
-                current[0].disk.forget(piece[1] * BLOCK, piece[2] * BLOCK)
+            if len(piece) == 3:
+                with suppress(OSError):
+                    device.disk.forget(piece[1] * BLOCK, piece[2] * BLOCK)
 
     async def write(self, volume_id: str, data: Buffer, offset: int) -> int:
         view = flat(data)
@@ -255,7 +315,7 @@ class DeviceBackend(Backend):
 
     def start_write(self, volume_id: str, data: Buffer, offset: int, *, alone: bool = False) -> Started | None:
         device = self._device
-        writer = device.writers.get(volume_id) if device else None
+        writer = device.known_writer(volume_id) if device else None
         return writer.start(flat(data), offset, device.overwriter, alone=alone) if device and writer else None
 
     async def flush(self, volume_id: str) -> None:
@@ -263,7 +323,7 @@ class DeviceBackend(Backend):
             current = self._current(volume_id)
         except OSError:
             current = None
-        if current and (writer := current[0].writers.get(volume_id)) and writer.known is current[1] and writer.clean:
+        if current and (writer := current[0].known_writer(volume_id)) and writer.known is current[1] and writer.clean:
             return
 
         def work() -> None:
@@ -284,10 +344,10 @@ class DeviceBackend(Backend):
 
     def capacity(self, volume_id: str) -> Capacity | None:
         device = self._device
-        if device is None:
+        total, free = device.catalog.capacity() if device else (0, 0)
+        if device is None or total <= 0:
             return None
-        total, free = device.catalog.capacity()
-        pending = sum(writer.pending_blocks for writer in device.writers.values())
+        pending = sum(writer.pending_blocks for writer in device.all_writers())
         return Capacity(total * BLOCK, min(free + pending, total) * BLOCK)
 
     # -- manifest ---------------------------------------------------------------------------------
@@ -316,13 +376,16 @@ class DeviceBackend(Backend):
     # -- the end ----------------------------------------------------------------------------------
 
     def release(self, volume_id: str) -> None:
-        if self._device and (writer := self._device.writers.get(volume_id)):
+        if self._device and (writer := self._device.known_writer(volume_id)):
             writer.retire()
 
     async def aclose(self) -> None:
-        device, self._device = self._device, None
-        if device is not None:
-            with trio.CancelScope(shield=True):
+        with trio.CancelScope(shield=True):
+            # What they have open is not to become somebody else's.
+            while self._running:
+                await self._idle.wait()
+            device, self._device = self._device, None
+            if device is not None:
                 await self._run(f"{self.path} could not be closed", device.close)
 
 

@@ -15,7 +15,7 @@ import apsw
 
 from fusevol.backends.device.disk import BLOCK, Disk
 from fusevol.backends.device.extents import WINDOW, Extent, Known
-from fusevol.backends.device.layout import Layout
+from fusevol.backends.device.layout import MARKS, MARKS_AT, Layout
 from fusevol.backends.device.tablefile import RESERVED, TableVFS
 from fusevol.errors import (
     AlreadyExists,
@@ -38,7 +38,7 @@ _AT_ONCE = 256
 _SCHEMA = """
     -- Numbers are of blocks, and so are addresses. `id` is null for a volume that is being deleted.
     CREATE TABLE volume (
-        number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE, changed INTEGER NOT NULL,
+        number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE,
         version TEXT NOT NULL, manifest BLOB NOT NULL, blocks INTEGER NOT NULL
     );
     CREATE TABLE extent (
@@ -79,13 +79,14 @@ class Catalog:
         #: The number of changes as of which all that is known is so.
         self._seen = -1
         self.free = self._total = 0
+        self._closed = False
 
     # -- transactions -----------------------------------------------------------------------------
 
     def create(self) -> None:
         """Make empty tables, on a device that is `locked` and is to have some. Durable. Raises as all do."""
         self._vfs.erase()
-        self.disk.sync()
+        self._vfs.empty = True
         with self._translated():
             self._execute("PRAGMA page_size=4096").fetchall()
             self._open().reserve_bytes(reserve=RESERVED)
@@ -95,18 +96,28 @@ class Catalog:
             self._execute("INSERT INTO device VALUES (?, 0)", (first,))
             self._grow()
             self._execute("COMMIT")
+        self._vfs.empty = False
 
     def _open(self) -> apsw.Connection:
+        if self._closed:
+            raise BackendError(f"{self.disk.path} was closed")
         if self._connection is None:
-            self._connection = apsw.Connection("fusevol", vfs=self._vfs.name)
-            for pragma in (
-                "journal_mode=PERSIST",
-                "synchronous=FULL",
-                "temp_store=MEMORY",
-                "cache_size=-16384",
-                f"max_page_count={self._layout.tables.size // BLOCK}",
-            ):
-                self._connection.cursor().execute(f"PRAGMA {pragma}").fetchall()
+            connection = apsw.Connection("fusevol", vfs=self._vfs.name)
+            try:
+                for pragma, answer in (
+                    ("journal_mode=PERSIST", "persist"),
+                    ("synchronous=FULL", None),
+                    ("temp_store=MEMORY", None),
+                    ("cache_size=-16384", None),
+                    (f"max_page_count={self._layout.tables.size // BLOCK}", self._layout.tables.size // BLOCK),
+                ):
+                    said = connection.cursor().execute(f"PRAGMA {pragma}").fetchall()
+                    if answer is not None and said != [(answer,)]:
+                        raise BackendError(f"the tables of {self.disk.path} could not be opened: {pragma} is {said}")
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
         return self._connection
 
     def _execute(self, sql: str, bindings: tuple[Any, ...] = ()) -> apsw.Cursor:
@@ -161,8 +172,8 @@ class Catalog:
                 self._look()
                 try:
                     self._transaction(group)
-                except NoSpace:
-                    # Together they may not fit the journal.
+                except FusevolError:
+                    # Together they may not fit the journal; and what one of them comes upon is no matter of the others.
                     if len(group) == 1:
                         raise
                     for change in group:
@@ -221,6 +232,7 @@ class Catalog:
     def close(self) -> None:
         """Let go of the tables."""
         with self._guard:
+            self._closed = True
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
@@ -234,12 +246,7 @@ class Catalog:
         with self._translated():
             self._total, self.free = self._one("SELECT blocks, free FROM device") or (0, 0)
             for known in [*self._known.values()]:
-                row = self._one("SELECT number, changed FROM volume WHERE id = ?", (known.id,))
-                if row is None or row[0] != known.number:
-                    del self._known[known.id]
-                elif row[1] != known.changed:
-                    known.forget()
-                    self._fill(known)
+                self._renew(known)
             if self._total < self.disk.blocks:
                 self._extend()
             if self._total > self.disk.blocks:
@@ -265,10 +272,21 @@ class Catalog:
         self.free = free + more
         self._execute("UPDATE device SET blocks = ?, free = ?", (self._total, self.free))
 
+    def _renew(self, known: Known) -> None:
+        """Know what others have changed about a volume."""
+        if self.disk.read(8, _mark_at(known.number)) == known.changed:
+            return
+        row = self._one("SELECT number FROM volume WHERE id = ?", (known.id,))
+        if row is None or row[0] != known.number:
+            del self._known[known.id]
+        else:
+            known.forget()
+            self._fill(known)
+
     def _fill(self, known: Known) -> None:
-        known.changed, known.version, known.manifest, known.blocks = self._one(
-            "SELECT changed, version, manifest, blocks FROM volume WHERE number = ?", (known.number,)
-        ) or (0, "", b"", 0)
+        known.changed = self.disk.read(8, _mark_at(known.number))
+        sql = "SELECT version, manifest, blocks FROM volume WHERE number = ?"
+        known.version, known.manifest, known.blocks = self._one(sql, (known.number,)) or ("", b"", 0)
         known.end = self._end(known)
 
     def _end(self, known: Known) -> int:
@@ -277,17 +295,25 @@ class Catalog:
         return int(row[0]) if row else 0
 
     def current(self, volume_id: str) -> Known | None:
-        """A volume that is known, if nobody has changed anything since. Does not wait. Raises OSError."""
+        """A volume that is known, if nobody has changed it since. Does not wait. Raises OSError."""
         known = self._known.get(volume_id)
-        return known if known is not None and self._seen == self._vfs.changes else None
+        if known is None:
+            return None
+        mark = self.disk.read_cached(8, _mark_at(known.number))
+        return known if mark is not None and bytes(mark) == known.changed else None
+
+    def recalled(self, volume_id: str) -> Known | None:
+        """The same, whoever may have changed it."""
+        return self._known.get(volume_id)
 
     def find(self, volume_id: str) -> Known:
         """A volume. Raises VolumeNotFound, and as all do."""
         return self.current(volume_id) or self._read(lambda: self._find(volume_id))
 
     def _find(self, volume_id: str) -> Known:
-        known = self._known.get(volume_id)
-        if known is None:
+        if (known := self._known.get(volume_id)) is not None:
+            self._renew(known)
+        if (known := self._known.get(volume_id)) is None:
             row = self._one("SELECT number FROM volume WHERE id = ?", (volume_id,))
             if row is None:
                 raise self._missing(volume_id)
@@ -315,8 +341,7 @@ class Catalog:
         def work() -> Callable[[], None]:
             if self._one("SELECT 1 FROM volume WHERE id = ?", (volume_id,)):
                 raise AlreadyExists(f'volume "{volume_id}" exists on {self.disk.path} already')
-            row = volume_id, secrets.randbits(62)
-            self._execute("INSERT INTO volume VALUES (NULL, ?, ?, '', x'', 0)", row)
+            self._execute("INSERT INTO volume VALUES (NULL, ?, '', x'', 0)", (volume_id,))
             return lambda: None
 
         self._change(work)
@@ -325,9 +350,11 @@ class Catalog:
         """Remove a volume, and all it has. Raises VolumeNotFound."""
 
         def work() -> Callable[[], None]:
-            self._execute("UPDATE volume SET id = NULL WHERE id = ?", (volume_id,))
-            if not self._open().changes():
+            row = self._one("SELECT number FROM volume WHERE id = ?", (volume_id,))
+            if row is None:
                 raise self._missing(volume_id)
+            self._execute("UPDATE volume SET id = NULL WHERE number = ?", row)
+            self._mark(row[0])
 
             def then() -> None:
                 self._known.pop(volume_id, None)
@@ -356,32 +383,40 @@ class Catalog:
     def put_manifest(self, volume_id: str, data: bytes, if_version: str) -> str:
         """Replace a manifest; return its version. Raises ManifestConflict, VolumeNotFound."""
 
+        # Drawn, not counted: a volume deleted and made again must not come upon the versions of the old one.
+        version = str(secrets.randbits(64))
+
         def work() -> Callable[[], str]:
-            known = self._find(volume_id)
-            if known.version != if_version:
+            # From the tables: the change before this one, in the same transaction, may be one of it.
+            row = self._one("SELECT number, version FROM volume WHERE id = ?", (volume_id,))
+            if row is None:
+                raise self._missing(volume_id)
+            if row[1] != if_version:
                 raise ManifestConflict(
-                    f'the manifest of volume "{volume_id}" is at version {known.version or "none"}, '
-                    f"not {if_version or 'none'}"
+                    f'the manifest of volume "{volume_id}" is at version {row[1] or "none"}, not {if_version or "none"}'
                 )
-            # Drawn, not counted: a volume deleted and made again must not come upon the versions of the old one.
-            version = str(secrets.randbits(64))
-            sql = "UPDATE volume SET manifest = ?, version = ? WHERE number = ?"
-            self._execute(sql, (data, version, known.number))
-            changed = self._mark(known)
+            self._execute("UPDATE volume SET manifest = ?, version = ? WHERE number = ?", (data, version, row[0]))
+            changed = self._mark(row[0])
 
             def then() -> str:
-                known.manifest, known.version, known.changed = data, version, changed
+                known = self._known.get(volume_id)
+                if known is not None and known.number == row[0]:
+                    known.manifest, known.version, known.changed = data, version, changed
                 return version
 
             return then
 
         return self._change(work)
 
-    def _mark(self, known: Known) -> int:
-        """Have others know that something about a volume is another now."""
-        changed = secrets.randbits(62)
-        self._execute("UPDATE volume SET changed = ? WHERE number = ?", (changed, known.number))
-        return changed
+    def _mark(self, number: int) -> bytes:
+        """Have others know that something about a volume will be another; return its mark.
+
+        Before the transaction ends: whoever sees the new mark waits for the tables, and so for that end. It need not be
+        durable, since nobody remembers a mark for longer than the kernel's cache does.
+        """
+        mark = secrets.token_bytes(8)
+        self.disk.write_table(mark, _mark_at(number))
+        return mark
 
     # -- extents ----------------------------------------------------------------------------------
 
@@ -389,7 +424,9 @@ class Catalog:
         """Know the extents of a range."""
 
         def look() -> None:
-            for window in known.missing(start, count):
+            missing = known.missing(start, count)
+            known.make_room(len(missing))
+            for window in missing:
                 known.keep(window, self._extents(known.number, window * WINDOW, (window + 1) * WINDOW))
 
         self._read(look)
@@ -401,6 +438,11 @@ class Catalog:
             (max(start, low), min(start + count, high) - max(start, low), address + max(0, low - start))
             for start, count, address in rows
         ]
+
+    def reach(self, known: Known, start: int, count: int) -> int:
+        """How many blocks from `start` on, `count` at most, are in few enough places to be overwritten at once."""
+        found = self._read(lambda: self._extents(known.number, start, start + count, _AT_ONCE // 2 + 1))
+        return found[-1][0] - start if len(found) > _AT_ONCE // 2 else count
 
     def mapped(self, known: Known, start: int, count: int) -> int:
         """How many blocks of a range there are."""
@@ -458,7 +500,7 @@ class Catalog:
 
     def _settled(self, known: Known, changes: "list[tuple[int, int, list[Extent]]]") -> Callable[[], None]:
         """What is to be known once the transaction is through."""
-        mark = self._mark(known)
+        mark = self._mark(known.number)
         end = self._end(known)
         row = self._one("SELECT blocks FROM volume WHERE number = ?", (known.number,))
 
@@ -493,10 +535,17 @@ class Catalog:
 
     # -- free space -------------------------------------------------------------------------------
 
-    def choose_free(self, choose: Callable[[Runs], T]) -> T:
-        """What `choose` makes of the longest free runs, (address, blocks), longest first; nothing changes meanwhile."""
-        sql = "SELECT address, count FROM free ORDER BY count DESC, address LIMIT 1024"
-        return self._read(lambda: choose([(address, count) for address, count in self._rows(sql)]))
+    def choose_free(self, choose: Callable[[Iterator[tuple[int, int]]], T]) -> T:
+        """What `choose` makes of the free runs, (address, blocks), longest first; nothing changes meanwhile."""
+
+        def look() -> T:
+            rows = self._execute("SELECT address, count FROM free ORDER BY count DESC, address")
+            try:
+                return choose((address, count) for address, count in rows)
+            finally:
+                rows.close()
+
+        return self._read(look)
 
     def if_free(self, address: int, count: int, then: Callable[[], None]) -> None:
         """Call `then` if blocks are free; nothing changes meanwhile."""
@@ -547,6 +596,10 @@ class Catalog:
             f"the tables of {self.disk.path} contradict themselves about block {address}; nothing was changed",
             hint="restore the device from a copy",
         )
+
+
+def _mark_at(number: int) -> int:
+    return MARKS_AT + number % MARKS * 8
 
 
 _NAMES = "SELECT id FROM volume WHERE id IS NOT NULL"

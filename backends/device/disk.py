@@ -12,12 +12,13 @@ import stat
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from fusevol.backends.systemcalls import is_aligned, punch
-from fusevol.errors import InvalidArgument, VolumeBusy
+from fusevol.backends.systemcalls import is_aligned, overwrites_in_place, punch
+from fusevol.errors import BackendError, InvalidArgument, VolumeBusy
 
-__all__ = ["BLOCK", "Disk"]
+__all__ = ["BLOCK", "Disk", "TablesBusy"]
 
 #: Everything is in blocks of a volume, and so are offsets and sizes in this package where nothing else is said.
 BLOCK = 4096
@@ -30,6 +31,12 @@ _TABLES = 1 << 62
 #: Seconds that others may use the tables at a stretch. A change of theirs takes some milliseconds.
 _PATIENCE = 60.0
 _LARGE_READ = 128 << 10
+#: The largest piece that the kernel caches at once.
+_PIECE = 2 << 20
+
+
+class TablesBusy(BackendError):
+    """Another process uses the tables, and does not come to an end; it may be stopped."""
 
 
 class Disk:
@@ -42,12 +49,16 @@ class Disk:
     def __init__(self, path: str) -> None:
         """Open it, for reading alone where it cannot be written to. Raises OSError, InvalidArgument."""
         self.path = os.path.realpath(path)
-        kind = os.stat(self.path).st_mode
-        self._block = stat.S_ISBLK(kind)
-        if not self._block and not stat.S_ISREG(kind):
+        status = os.stat(self.path)
+        self._block = stat.S_ISBLK(status.st_mode)
+        if not self._block and not stat.S_ISREG(status.st_mode):
             raise InvalidArgument(
                 f"{path} is neither a block device nor a file", hint='a directory is for the backend "file"'
             )
+        if self._block:
+            self.path = _common_name(status.st_rdev)
+        #: Whether small writes over blocks that it has are known to take less than others.
+        self.overwrites = self._block or overwrites_in_place(Path(self.path))
         self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         self.writable = False
         if not (self._block and _read_only(self.fd)):
@@ -76,8 +87,10 @@ class Disk:
 
     def close(self) -> None:
         """Close it, and let go of all that is locked."""
-        os.close(self.fd)
+        # Locks are of the other one.
         os.close(self.direct)
+        os.close(self.fd)
+        self.fd = self.direct = -1
 
     @property
     def blocks(self) -> int:
@@ -131,8 +144,10 @@ class Disk:
             return buffer[:]
 
     def forget(self, size: int, offset: int) -> None:
-        """Have the next `read` come from the device."""
-        os.posix_fadvise(self.fd, offset, size, os.POSIX_FADV_DONTNEED)
+        """Have the kernel forget what it has in its cache there; it may have to keep what others are reading."""
+        # It passes by what is cached in larger pieces than are asked for.
+        start = offset - offset % _PIECE
+        os.posix_fadvise(self.fd, start, -(-(offset + size) // _PIECE) * _PIECE - start, os.POSIX_FADV_DONTNEED)
 
     def write(self, data: memoryview, offset: int, *, durable: bool = False) -> None:
         """Write whole blocks of data; durable: to stable storage before it returns. Else `sync` does that."""
@@ -181,17 +196,17 @@ class Disk:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else uses the tables. Raises VolumeBusy where somebody does, and does not come to an end."""
+        """Nobody else uses the tables. Raises TablesBusy where somebody does, and does not come to an end."""
         ends, pause = time.monotonic() + _PATIENCE, 1e-4
         kind = fcntl.F_WRLCK if self.writable else fcntl.F_RDLCK
         while not self._set(kind, _TABLES, 1):
             if time.monotonic() > ends:
-                raise VolumeBusy(
+                raise TablesBusy(
                     f"another process has kept the tables of {self.path} for {_PATIENCE:g} seconds",
                     hint="see who has it open (fuser), and whether it is stopped",
                 )
             time.sleep(pause)
-            pause = min(2 * pause, 0.01)
+            pause = min(2 * pause, 1e-3)
         try:
             yield
         finally:
@@ -203,8 +218,9 @@ class Disk:
             return None
         asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, address * BLOCK, blocks * BLOCK, 0)
         kind, _, start, length, _ = _FLOCK.unpack(fcntl.fcntl(self.fd, fcntl.F_OFD_GETLK, asked))
-        # Who had it may be gone by now; then it can be had another time.
-        return (address, blocks) if kind == fcntl.F_UNLCK else (start // BLOCK, -(-length // BLOCK))
+        if kind == fcntl.F_UNLCK:
+            return address, blocks  # who had it is gone by now; it can be had another time
+        return start // BLOCK, -(-length // BLOCK) if length else 1 << 51  # without a length: all there is
 
     def let_go(self, address: int, blocks: int) -> None:
         """Others may write there again."""
@@ -218,6 +234,32 @@ class Disk:
                 raise
             return False
         return True
+
+
+def _common_name(device: int) -> str:
+    """The one name of a block device by which all who name it so have the same locks.
+
+    Locks are on what has the name: another node of the same device, in a container say, knows nothing of those here.
+    devtmpfs is the same wherever it is mounted. Raises BackendError where it is not there.
+    """
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path(f"/sys/dev/block/{number}/uevent").read_text().splitlines():
+        if line.startswith("DEVNAME="):
+            path = f"/dev/{line.removeprefix('DEVNAME=')}"
+            with suppress(OSError):
+                found = os.stat(path)
+                if found.st_rdev == device and stat.S_ISBLK(found.st_mode) and _is_devtmpfs(found.st_dev):
+                    return path
+    raise BackendError(
+        f"the block device {number} is not in the /dev that the kernel keeps (devtmpfs)",
+        hint="in a container, have the /dev of the host: others who use the device could not be kept out else",
+    )
+
+
+def _is_devtmpfs(device: int) -> bool:
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+        return any(line.split()[2] == number and " - devtmpfs " in line for line in mounts)
 
 
 def _read_only(device: int) -> bool:

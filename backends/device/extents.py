@@ -18,8 +18,8 @@ Hole = tuple[int, int]
 class Known:
     """One volume, as the tables had it when they were last looked at.
 
-    number: of the volume, never used again. changed: drawn anew whenever anything of this is changed. end: behind its
-    last block. blocks: how many it has.
+    number: of the volume, never used again. changed: its mark, another one whenever anything of this is. end: behind
+    its last block. blocks: how many it has.
 
     What is here is replaced, never changed: whoever reads is not waited for.
     """
@@ -27,7 +27,7 @@ class Known:
     def __init__(self, volume_id: str, number: int) -> None:
         self.id = volume_id
         self.number = number
-        self.changed = 0
+        self.changed = b""
         self.version = ""
         self.manifest = b""
         self.blocks = self.end = 0
@@ -39,9 +39,12 @@ class Known:
 
     def keep(self, window: int, extents: list[Extent]) -> None:
         """Those of a window, sorted; parts of extents where these go on in the next."""
-        if len(self._windows) >= _KEPT:
-            self._windows = {}
         self._windows[window] = extents
+
+    def make_room(self, windows: int) -> None:
+        """For so many, where there are very many already."""
+        if len(self._windows) + windows > _KEPT:
+            self._windows = {}
 
     def missing(self, start: int, count: int) -> list[int]:
         """The windows of a range whose extents are not known."""

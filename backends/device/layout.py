@@ -1,6 +1,8 @@
 """What is where on a device.
 
-    0                superblock: which device this is, and where the rest begins; the rest of the first MiB is empty
+    0                superblock: which device this is, and where the rest begins
+    512 KiB          the same once more
+    516 KiB          marks: what tells without a lock whether what is known of a volume is so still (8 bytes each)
     1 MiB            journal of the tables
     9 MiB            tables: SQLite's file, a 64th of the device, which is what it takes at worst
     behind it        data, to the end of the device
@@ -17,7 +19,7 @@ from xxhash import xxh3_64_intdigest
 from fusevol.backends.device.disk import BLOCK, Disk
 from fusevol.errors import CorruptData, InvalidArgument, NotSupported
 
-__all__ = ["Layout", "Region"]
+__all__ = ["MARKS", "MARKS_AT", "Layout", "Region"]
 
 MIB = 1 << 20
 _MAGIC = b"FVDEVICE"
@@ -25,6 +27,11 @@ _VERSION = 1
 #: magic, version, 0, random, journal's offset and size, the tables', where data begins; and their checksum.
 _HEAD = struct.Struct("<8sII16sQQQQQ")
 _SUM = struct.Struct("<Q")
+_COPY = MIB // 2
+#: So many of the 80 bytes are those of the copy where the first block is a damaged one of ours.
+_ALIKE = 64
+#: Where the marks are, and how many; volumes share them.
+MARKS_AT, MARKS = _COPY + BLOCK, 8192
 _JOURNAL = 8 * MIB
 _SHARE = 64
 _LEAST = 32 * MIB
@@ -49,14 +56,17 @@ class Layout:
     @classmethod
     def load(cls, disk: Disk) -> "Layout | None":
         """That of a device; None where it has none. Raises OSError, CorruptData, NotSupported."""
-        stored = disk.read(BLOCK, 0) if disk.blocks else b""
-        if stored[:8] != _MAGIC:
+        if disk.blocks * BLOCK < MIB:
             return None
-        (checksum,) = _SUM.unpack_from(stored, _HEAD.size)
-        if checksum != xxh3_64_intdigest(stored[: _HEAD.size]):
-            raise CorruptData(
-                f"the first block of {disk.path} is damaged", hint="restore it, or the device, from a copy"
-            )
+        first, second = (disk.read(_HEAD.size + _SUM.size, offset) for offset in (0, _COPY))
+        if _is_whole(first):
+            stored = first
+        elif _is_whole(second) and sum(a == b for a, b in zip(first, second, strict=True)) >= _ALIKE:
+            stored = second  # and what is in its place is not from somebody else
+        elif first[:8] == _MAGIC:
+            raise CorruptData(f"the first block of {disk.path} is damaged", hint="restore the device from a copy")
+        else:
+            return None
         _, version, _, _, journal, journal_size, tables, tables_size, data = _HEAD.unpack_from(stored)
         if version != _VERSION:
             raise NotSupported(f"{disk.path} is of version {version}; this program knows version {_VERSION}")
@@ -86,5 +96,12 @@ class Layout:
         head = _HEAD.pack(
             _MAGIC, _VERSION, 0, os.urandom(16), journal.offset, journal.size, tables.offset, tables.size, self.data
         )
-        disk.write_table(head + _SUM.pack(xxh3_64_intdigest(head)), 0)
-        disk.sync()
+        # One after the other: what has a copy alone is somebody else's by now.
+        for offset in (0, _COPY):
+            disk.write_table(head + _SUM.pack(xxh3_64_intdigest(head)), offset)
+            disk.sync()
+
+
+def _is_whole(stored: bytes) -> bool:
+    (checksum,) = _SUM.unpack_from(stored, _HEAD.size)
+    return stored[:8] == _MAGIC and bool(checksum == xxh3_64_intdigest(stored[: _HEAD.size]))

@@ -7,6 +7,7 @@ a writer who lost its volume is still writing to.
 
 import threading
 from collections.abc import Iterator
+from itertools import takewhile
 
 from fusevol.backends.device.catalog import Catalog
 from fusevol.backends.device.disk import Disk
@@ -53,6 +54,9 @@ class Space:
     def __init__(self, disk: Disk, catalog: Catalog) -> None:
         self._disk = disk
         self._catalog = catalog
+        #: For who takes blocks; may have to wait for the tables.
+        self._taking = threading.Lock()
+        #: For what is held, and by how many writes; never kept for long, so the loop may ask for it.
         self._guard = threading.Lock()
         self._arena = _Arena()
         self._used_up: list[_Arena] = []
@@ -63,7 +67,7 @@ class Space:
         together: in one place, if there is one.
         """
         taken = Taken()
-        with self._guard:
+        with self._taking:
             try:
                 if together and (not self._arena.left or self._arena.left[0][1] < blocks):
                     self._renew(blocks)
@@ -75,55 +79,58 @@ class Space:
                     part = min(count, blocks)
                     arena.left[:1] = [(address + part, count - part)] if part < count else []
                     if arena not in taken.arenas:
-                        arena.users += 1
+                        with self._guard:
+                            arena.users += 1
                         taken.arenas.append(arena)
                     taken.runs.append((address, part))
                     blocks -= part
             except BaseException:
-                self._settle(taken)
+                self.settle(taken)
                 raise
         if not taken.runs:
             raise NoSpace(f"{self._disk.path} is full", hint="remove volumes or snapshots, or make the device larger")
         return taken
 
     def settle(self, taken: Taken) -> None:
-        """The tables say whose these are; or nobody will ever write them."""
+        """The tables say whose these are; or nobody will ever write them. Does not wait."""
         with self._guard:
-            self._settle(taken)
-
-    def _settle(self, taken: Taken) -> None:
-        for arena in taken.arenas:
-            arena.users -= 1
-        self._let_go()
+            for arena in taken.arenas:
+                arena.users -= 1
+            self._let_go()
 
     def trim(self) -> None:
         """Have the device know which blocks are free, in runs of some size: an SSD, or a volume that is thin."""
-        for start, count in self._catalog.choose_free(list):
+        least = 4 * _WORTHWHILE
+        for start, count in self._catalog.choose_free(lambda free: [*takewhile(lambda run: run[1] >= least, free)]):
             # A part at a time: who looks for free blocks meanwhile is to find some.
             step = min(_TRIMMED, count // 4)
-            for at in range(start, start + count, step) if step >= _WORTHWHILE else ():
+            for at in range(start, start + count, step):
                 if not self._trim(at, min(step, start + count - at)):
                     return
 
     def _trim(self, start: int, count: int) -> bool:
         """The same for some blocks, unless they are in use by now; whether the device wants to know."""
         part = _Arena()
-        with self._guard:
-            mine = sorted(run for arena in (*self._used_up, self._arena) for run in arena.runs)
+        part.users = 1
+        with self._taking:
+            with self._guard:
+                mine = self._held()
+                self._used_up.append(part)
 
             def hold() -> None:
                 if [*_without((start, count), mine)] == [(start, count)]:
                     part.runs += self._hold((start, count), count)
 
             self._catalog.if_free(start, count, hold)
-            part.users = 1
-            self._used_up.append(part)
         try:
             return all(self._disk.trim(*run) for run in part.runs)
         finally:
             with self._guard:
                 part.users = 0
                 self._let_go()
+
+    def _held(self) -> list[Run]:
+        return sorted(run for arena in (*self._used_up, self._arena) for run in arena.runs)
 
     def _let_go(self) -> None:
         for arena in [arena for arena in self._used_up if not arena.users]:
@@ -133,13 +140,14 @@ class Space:
 
     def _renew(self, blocks: int) -> bool:
         """Hold free blocks, so many or more, if there are any; where there are few, as many as there are."""
-        self._used_up.append(self._arena)
-        self._arena = _Arena()
-        self._let_go()
-        # What it holds is free as far as the tables know, and would be found again.
-        mine = sorted(run for arena in self._used_up for run in arena.runs)
+        with self._guard:
+            self._used_up.append(self._arena)
+            self._arena = _Arena()
+            self._let_go()
+            # What it holds is free as far as the tables know, and would be found again.
+            mine = self._held()
 
-        def choose(free: list[Run]) -> None:
+        def choose(free: Iterator[Run]) -> None:
             # Here, where no transaction can come in between: who holds blocks may be about to have them for good.
             wanted = max(blocks, min(_HELD, self._catalog.free // _SHARE))
             for run in (part for long in free for part in _without(long, mine)):

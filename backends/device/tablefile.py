@@ -31,19 +31,24 @@ def _checksum(page: bytes | memoryview, number: int) -> bytes:
 
 
 class TableVFS(apsw.VFS):
-    """error: what the last call that failed came upon; SQLite itself only says that there was something."""
+    """error: what the last call that failed came upon; SQLite itself only says that there was something.
+
+    empty: there need not be any tables yet. Else a file without its first bytes is a damaged one.
+    """
 
     def __init__(self, disk: Disk, layout: Layout) -> None:
         self.name = f"fusevol-{secrets.token_hex(8)}"
         self.disk = disk
         self.layout = layout
         self.error: FusevolError | None = None
+        self.empty = False
         super().__init__(self.name, base="", maxpathname=64)
 
     def erase(self) -> None:
         """Make both empty."""
         for region in (self.layout.journal, self.layout.tables):
             self.disk.write_table(bytes(BLOCK), region.offset)
+        self.disk.sync()
 
     @property
     def changes(self) -> int:
@@ -62,7 +67,12 @@ class TableVFS(apsw.VFS):
         return pathname.endswith("-journal")
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
-        self.disk.write_table(bytes(BLOCK), self.layout.journal.offset)
+        try:
+            self.disk.write_table(bytes(BLOCK), self.layout.journal.offset)
+            self.disk.sync()
+        except OSError as error:
+            self.error = translate(error, f"the tables of {self.disk.path} could not be written")
+            raise apsw.IOError(str(error)) from error
 
     def xFullPathname(self, name: str) -> str:  # noqa: N802
         return name
@@ -147,4 +157,7 @@ class _Table(_File):
 
     def xFileSize(self) -> int:  # noqa: N802
         head = super().xRead(100, 0)
-        return int(_BIG.unpack_from(head, _PAGES_AT)[0]) * BLOCK if head.startswith(_MAGIC) else 0
+        if head.startswith(_MAGIC):
+            return int(_BIG.unpack_from(head, _PAGES_AT)[0]) * BLOCK
+        # Of damaged tables SQLite is to read the first page, which it can have from the journal, or else not at all.
+        return 0 if self._vfs.empty else self._region.size

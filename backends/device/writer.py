@@ -1,11 +1,13 @@
 """What one instance is about to change in a volume: where small writes will follow, and what is to be given back."""
 
+import logging
 import mmap
 import threading
+from collections.abc import Callable
 
 from fusevol.backends.ahead import AHEAD_BYTES, Ahead
 from fusevol.backends.device.catalog import Catalog
-from fusevol.backends.device.disk import BLOCK, Disk
+from fusevol.backends.device.disk import BLOCK, Disk, TablesBusy
 from fusevol.backends.device.extents import Known
 from fusevol.backends.device.space import Space, Taken
 from fusevol.backends.overwriter import Overwrite, Overwriter, Overwritten
@@ -13,6 +15,8 @@ from fusevol.backends.systemcalls import is_aligned, translate
 from fusevol.errors import NoSpace
 
 __all__ = ["Writer"]
+
+log = logging.getLogger(__name__)
 
 _ZEROS = mmap.mmap(-1, AHEAD_BYTES)
 #: So many ranges may wait to be given back.
@@ -32,24 +36,27 @@ class _Zone:
 class Writer:
     """One volume. Calls block, but for `start_write`; all raise what the device, the space and the catalog do."""
 
-    def __init__(self, known: Known, disk: Disk, space: Space, catalog: Catalog) -> None:
+    def __init__(self, known: Known, disk: Disk, space: Space, catalog: Catalog, relieve: Callable[[], None]) -> None:
+        """relieve: gives back what there is to be given back."""
         self.known = known
         self._disk = disk
         self._space = space
         self._catalog = catalog
-        self._ahead = Ahead(worthwhile=True)
-        self._guard = threading.Lock()
+        self._relieve = relieve
+        self._ahead = Ahead(worthwhile=disk.overwrites)
+        self._guard = threading.RLock()
         self._zone: _Zone | None = None
         #: Disjoint ranges to be given back, and how many blocks there are in each; and those being given back.
         self._pending: dict[tuple[int, int], int] = {}
         self._leaving: list[tuple[int, int]] = []
         self._giving = threading.Lock()
+        self._ended = False
         self._adopted = False
 
     # -- writing ----------------------------------------------------------------------------------
 
     def write(self, data: memoryview, offset: int) -> int:
-        """Write whole blocks, durably; return how many bytes: fewer where free space is in many small places."""
+        """Write whole blocks, durably; return how many bytes."""
         if self._overlaps(offset // BLOCK, len(data) // BLOCK):
             self.give_back()
         with self._ahead.writing:
@@ -57,7 +64,10 @@ class Writer:
             if zone is None and self._note(offset, len(data)) and self._prepare(data, offset):
                 return len(data)
         if zone is None:
-            return self._record(data, offset)
+            done = 0
+            while done < len(data):
+                done += self._record(data[done:], offset + done)
+            return done
         try:
             self._disk.write(data, offset + zone.shift, durable=True)
         finally:
@@ -65,7 +75,11 @@ class Writer:
         return len(data)
 
     def _record(self, data: memoryview, offset: int) -> int:
-        taken = self._take(len(data) // BLOCK)
+        """Write as much of it as one transaction can tell of; return how many bytes."""
+        blocks = len(data) // BLOCK
+        if offset < self.known.end * BLOCK:
+            blocks = self._catalog.reach(self.known, offset // BLOCK, blocks)
+        taken = self._take(blocks)
         try:
             done = 0
             for address, count in taken.runs:
@@ -80,9 +94,7 @@ class Writer:
         try:
             return self._space.take(blocks)
         except NoSpace:
-            if not self._pending:
-                raise
-            self.give_back()
+            self._relieve()
             return self._space.take(blocks)
 
     # -- writing ahead ----------------------------------------------------------------------------
@@ -112,7 +124,7 @@ class Writer:
             self._retire()
             self._zone = _Zone(taken, address - offset)
             self._ahead.prepared(offset + len(data), offset + blocks * BLOCK)
-            if self._overlaps(offset // BLOCK, blocks):
+            if self._ended or self._overlaps(offset // BLOCK, blocks):
                 self._retire()
         return True
 
@@ -177,8 +189,14 @@ class Writer:
         return (end - start) // BLOCK
 
     def retire(self) -> None:
-        """No more small writes will follow: what was prepared for them is to be given back. Does not wait."""
+        """No small writes will follow soon: what was prepared for them is to be given back. Does not wait."""
         with self._guard:
+            self._retire()
+
+    def end(self) -> None:
+        """The volume is not there any more. Does not wait."""
+        with self._guard:
+            self._ended = True
             self._retire()
 
     def close(self) -> None:
@@ -195,7 +213,8 @@ class Writer:
             return sum(self._pending.values())
 
     def _overlaps(self, start: int, count: int) -> bool:
-        ranges = [*self._pending, *self._leaving] if self._pending or self._leaving else ()
+        with self._guard:
+            ranges = [*self._pending, *self._leaving] if self._pending or self._leaving else ()
         return any(first < start + count and start < first + length for first, length in ranges)
 
     def _is_prepared(self, start: int, count: int) -> bool:
@@ -231,7 +250,8 @@ class Writer:
                     self._pending |= {left: pending[left] for left in self._leaving}
                 raise
             finally:
-                self._leaving = []
+                with self._guard:
+                    self._leaving = []
 
     @property
     def clean(self) -> bool:
@@ -239,8 +259,17 @@ class Writer:
         return self._adopted and not self._pending and not self._giving.locked()
 
     def flush(self) -> None:
-        """Make durable what earlier owners wrote, and give back what is to be."""
-        self.give_back()
+        """Make durable what earlier owners wrote, and give back what is to be.
+
+        What was written is durable already, and a flush that failed would be the end of the volume: so this waits for
+        the tables for as long as others need them.
+        """
+        while True:
+            try:
+                self.give_back()
+                break
+            except TablesBusy as error:
+                log.warning("%s", error)
         if not self._adopted:
             self._disk.sync()
             self._adopted = True

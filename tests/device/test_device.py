@@ -12,7 +12,7 @@ import trio
 
 from fusevol.backends.base import NO_VERSION
 from fusevol.backends.device import DeviceBackend
-from fusevol.backends.device.disk import Disk
+from fusevol.backends.device.disk import Disk, TablesBusy
 from fusevol.errors import (
     BackendError,
     CorruptData,
@@ -20,7 +20,6 @@ from fusevol.errors import (
     InvalidArgument,
     NoSpace,
     NotSupported,
-    VolumeBusy,
     VolumeNotFound,
 )
 from tests.device.tables import BLOCK, MIB, rows, verify
@@ -42,6 +41,10 @@ def peek(device: Path, offset: int, size: int) -> bytes:
     with open(device, "rb") as file:
         file.seek(offset)
         return file.read(size)
+
+
+def flip(device: Path, offset: int) -> None:
+    poke(device, offset, bytes([peek(device, offset, 1)[0] ^ 4]))
 
 
 async def fill(backend: DeviceBackend, name: str) -> int:
@@ -106,7 +109,7 @@ async def test_what_is_no_device_is_refused(tmp_path: Path) -> None:
 
 async def test_a_device_that_was_being_made_one_for_volumes_when_all_ended_is_empty_still(device: Path) -> None:
     await with_volume(device, noise(3))
-    poke(device, 0, bytes(BLOCK))
+    poke(device, 0, bytes(MIB))
     await with_volume(device)
     assert verify(device) == {"v": 0}
 
@@ -127,7 +130,8 @@ async def test_a_later_version_is_not_supported(device: Path) -> None:
     await with_volume(device)
     head = bytearray(peek(device, 0, 72))
     head[8] = 2
-    poke(device, 0, bytes(head) + xxh3_64_intdigest(bytes(head)).to_bytes(8, "little"))
+    for offset in (0, MIB // 2):
+        poke(device, offset, bytes(head) + xxh3_64_intdigest(bytes(head)).to_bytes(8, "little"))
     with pytest.raises(NotSupported, match="version 2"):
         await DeviceBackend(device).list()
 
@@ -135,12 +139,34 @@ async def test_a_later_version_is_not_supported(device: Path) -> None:
 # -- damage ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("offset", [8, 20, 40, 71, 75])
-async def test_a_flipped_bit_in_the_first_block_is_noticed(device: Path, offset: int) -> None:
-    await with_volume(device)
-    poke(device, offset, bytes([peek(device, offset, 1)[0] ^ 4]))
-    with pytest.raises(CorruptData, match="first block"):
+@pytest.mark.parametrize("offset", [3, 8, 20, 40, 71, 75])
+async def test_the_first_block_has_a_copy_that_stands_in_for_it(device: Path, offset: int) -> None:
+    await with_volume(device, noise(3))
+    flip(device, offset)
+    backend = DeviceBackend(device)
+    assert await backend.list() == ["v"]
+    assert bytes(await backend.read("v", 3 * BLOCK, 0)) == noise(3)
+    await backend.aclose()
+    flip(device, MIB // 2 + 40)
+    with pytest.raises(FusevolError, match="first block" if offset > 7 else "is not empty"):
         await DeviceBackend(device).list()
+
+
+async def test_what_somebody_else_has_written_over_a_device_is_theirs(device: Path) -> None:
+    await with_volume(device)
+    poke(device, 0, bytes(1024) + noise(3))
+    with pytest.raises(InvalidArgument, match="is not empty"):
+        await DeviceBackend(device).list()
+
+
+@pytest.mark.parametrize("offset", [0, 15, 20, 30])
+async def test_tables_whose_beginning_is_damaged_are_not_taken_for_empty(device: Path, offset: int) -> None:
+    await with_volume(device, noise(3))
+    flip(device, 9 * MIB + offset)
+    before = peek(device, MIB, 9 * MIB)
+    with pytest.raises(CorruptData, match="of the tables"):
+        await DeviceBackend(device).list()
+    assert peek(device, MIB, 9 * MIB) == before
 
 
 async def test_a_flipped_bit_anywhere_in_the_tables_is_noticed_and_nothing_is_written(device: Path) -> None:
@@ -240,7 +266,7 @@ async def test_a_full_device_says_so_and_has_room_again_once_something_is_given_
     verify(device)
 
 
-async def test_writes_to_scattered_free_blocks_are_short_and_go_on(device: Path) -> None:
+async def test_a_write_may_go_to_very_many_free_places(device: Path) -> None:
     backend = DeviceBackend(device)
     await backend.create("v")
     await fill(backend, "v")
@@ -251,7 +277,7 @@ async def test_writes_to_scattered_free_blocks_are_short_and_go_on(device: Path)
     while done < len(data):
         done += await backend.write("v", data[done:], (1 << 30) + done)
         steps += 1
-    assert 500 // 128 < steps < 20
+    assert steps == 1
     assert bytes(await backend.read("v", len(data), 1 << 30)) == data
     for block in range(1, 1000, 2):
         assert bytes(await backend.read("v", BLOCK, block * BLOCK)) == noise(64)[block % 64 * BLOCK :][:BLOCK]
@@ -330,11 +356,11 @@ async def test_what_a_writer_that_lost_its_volume_still_writes_harms_nobody(devi
     for block in range(8):
         await zombie.write("v", noise(1, block), block * BLOCK)
     assert zombie._device
-    assert zombie._device.writers["v"].prepared_blocks
+    assert zombie._device._writers["v"].prepared_blocks
     await other.delete("v")
     await other.create("w")
     written = await fill(other, "w")
-    writer = zombie._device.writers["v"]
+    writer = zombie._device._writers["v"]
     await trio.to_thread.run_sync(writer.write, memoryview(noise(1, 99)), 8 * BLOCK)
     with pytest.raises(VolumeNotFound):
         await zombie.write("v", noise(1, 99), 8 * BLOCK)
@@ -374,7 +400,7 @@ async def test_who_keeps_the_tables_is_waited_for(device: Path, monkeypatch: pyt
             assert nursery.child_tasks
             monkeypatch.setattr("fusevol.backends.device.disk._PATIENCE", 0.0)
             other = DeviceBackend(device)
-            with pytest.raises(VolumeBusy, match="has kept the tables"):
+            with pytest.raises(TablesBusy, match="has kept the tables"):
                 await other.list()
             await other.aclose()
             monkeypatch.undo()
