@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import trio
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.e2e.crowd import Tally, crowd, look
 from tests.e2e.harness import Bench
+from tests.e2e.loop import pool_on_loop_device
 
 _PLACE = "/var/tmp"
 
@@ -29,6 +31,7 @@ def main() -> int:
     parser.add_argument("seconds", type=float, nargs="?", default=60, help="for how long (default: 60)")
     parser.add_argument("seed", type=int, nargs="?", help="for what they do (default: a new one)")
     parser.add_argument("--processes", type=int, default=8, help="how many at once (default: 8)")
+    parser.add_argument("--device", action="store_true", help="in a pool on a loop device")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
     print(f"{options.processes} processes for {options.seconds:g} s with seed {seed}", flush=True)
@@ -36,7 +39,7 @@ def main() -> int:
     bench = Bench(place, limit=600 + 2 * options.seconds)
     started = time.monotonic()
     try:
-        with bench.watched():
+        with pool_on_loop_device(place, 8192) if options.device else nullcontext(), bench.watched():
             tally = crowd(bench, options.processes, options.seconds, seed)
             problems = tally.problems + trio.run(look, bench)
     finally:

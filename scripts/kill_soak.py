@@ -13,12 +13,14 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.e2e.crashing import Rounds
 from tests.e2e.harness import Bench, Volume
+from tests.e2e.loop import pool_on_loop_device
 
 #: On disk: the volume is written with O_DIRECT.
 _PLACE = "/var/tmp"
@@ -29,6 +31,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=100, help="how many times (default: 100)")
     parser.add_argument("--seed", type=int, help="for moments and content (default: a new one)")
     parser.add_argument("--encrypted", action="store_true", help="in a pool that encrypts")
+    parser.add_argument("--device", action="store_true", help="in a pool on a loop device")
     parser.add_argument("--keep", action="store_true", help="keep the files where something was lost")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
@@ -40,7 +43,7 @@ def main() -> int:
     started, steps, again, problems = time.monotonic(), 0, 0, list[str]()
     seconds: list[float] = []
     try:
-        with bench.watched():
+        with pool_on_loop_device(place, 8192) if options.device else nullcontext(), bench.watched():
             volume = Volume(bench, place / "home")
             if options.encrypted:
                 volume.fusevol("pool", "key", f"{place}/key")

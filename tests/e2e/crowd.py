@@ -248,13 +248,15 @@ async def look(bench: Bench) -> list[str]:
 
 
 def _files(place: Path) -> list[Path]:
-    """What is left of volumes: anything but the records, and directories to mount on."""
+    """What is left of volumes: anything but the records, directories to mount on, and what the pool is made of."""
+    home = place / "home"
+    known = (home, home / "volumes", home / "log", home / "config.toml", place / "image")
     return [
         path
         for path in sorted(place.rglob("*"))
         if path.name not in ("fusevol.db", "fusevol.db-wal", "fusevol.db-shm")
         and path.relative_to(place).parts[0] != "mnt"
-        and path not in (place / "home", place / "home" / "volumes", place / "home" / "log")
+        and path not in known
     ]
 
 

@@ -14,23 +14,15 @@ import pytest
 from tests.device.tables import verify
 from tests.e2e.crashing import Rounds
 from tests.e2e.harness import Bench, Volume, seed
+from tests.e2e.loop import loop_device
 from tests.e2e.test_limits import fill
-
-MIB = 1 << 20
 
 
 @pytest.fixture
 def device(place: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A loop device, as large as the test says; it goes when nothing uses it any more."""
-    image = place / "image"
-    image.touch()
-    os.truncate(image, getattr(request, "param", 1024) * MIB)
-    command = ["losetup", "--find", "--show", "--direct-io=on", os.fspath(image)]
-    loop = Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
-    try:
+    """A loop device, as large as the test says."""
+    with loop_device(place / "image", getattr(request, "param", 1024)) as loop:
         yield loop
-    finally:
-        subprocess.run(["losetup", "--detach", loop], check=True)
 
 
 @pytest.fixture
