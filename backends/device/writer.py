@@ -57,12 +57,20 @@ class Writer:
 
     def write(self, data: memoryview, offset: int) -> int:
         """Write whole blocks, durably; return how many bytes."""
-        if self._overlaps(offset // BLOCK, len(data) // BLOCK):
+        start, count = offset // BLOCK, len(data) // BLOCK
+        while True:
+            with self._ahead.writing:
+                with self._guard:
+                    # Writes come in any order: this one may be for what was given up as skipped.
+                    if clear := not self._overlaps(start, count):
+                        zone = self._use(offset, len(data))
+                        worthwhile = zone is None and self._skip(offset, len(data))
+                if clear and worthwhile and self._prepare(data, offset):
+                    return len(data)
+            # From now on nobody finds anything to be given back there, but who is told to.
+            if clear:
+                break
             self.give_back()
-        with self._ahead.writing:
-            zone = self._use(offset, len(data))
-            if zone is None and self._note(offset, len(data)) and self._prepare(data, offset):
-                return len(data)
         if zone is None:
             done = 0
             while done < len(data):
@@ -136,10 +144,6 @@ class Writer:
             self._skip(offset, size)
             self._zone.users += 1
             return self._zone
-
-    def _note(self, offset: int, size: int) -> bool:
-        with self._guard:
-            return self._skip(offset, size)
 
     def _skip(self, offset: int, size: int) -> bool:
         """A write begins. Zeros before it are of no use any more; return whether there should be some behind it."""

@@ -1,6 +1,7 @@
 """Several at once, in one process and in many: what one of them does at the worst moment of another."""
 
 import os
+import random
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -152,6 +153,33 @@ async def test_a_write_waits_for_a_discard_of_the_same_range_that_is_under_way(
             released.set()
     await backend.flush("v")
     assert bytes(await backend.read("v", 40 * BLOCK, 0)) == noise(40, 1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_writes_discards_and_flushes_at_once_lose_nothing(
+    backend: DeviceBackend, device: Path, seed: int
+) -> None:
+    """As a log makes them: several writes on their way, each to the next place, with jumps; now and then a flush."""
+    choose, head, written = random.Random(seed), 0, dict[int, bytes]()
+    for _ in range(25):
+        async with trio.open_nursery() as nursery:
+            for _ in range(choose.randrange(1, 7)):
+                count = choose.choice([1, 1, 2, 5, 20])
+                data = noise(count, choose.randrange(1 << 30))
+                nursery.start_soon(backend.write, "v", data, head * BLOCK)
+                written |= {head + n: data[n * BLOCK : (n + 1) * BLOCK] for n in range(count)}
+                head += count + (choose.choice([0, 300]) if choose.random() < 0.05 else 0)
+                if choose.random() < 0.2:
+                    nursery.start_soon(backend.flush, "v")
+                if choose.random() < 0.1:
+                    backend.release("v")
+        if choose.random() < 0.3:
+            await backend.flush("v")
+    await backend.flush("v")
+    for block, data in written.items():
+        assert bytes(await backend.read_stored("v", BLOCK, block * BLOCK)) == data, f"block {block}"
+    await backend.aclose()
+    assert verify(device) == {"v": len(written)}
 
 
 async def test_closing_waits_for_a_write_that_is_under_way(
