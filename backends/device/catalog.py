@@ -1,31 +1,16 @@
-"""What is on a device: its volumes, where their blocks are, and what is free. In SQLite, in the tables of the device.
-
-A change is a transaction, and durable, with all data that was written before it, when it returns. Changes that several
-threads ask for at once are one transaction. Calls block; those that look at the tables wait for other processes.
-"""
+"""What is on a device: its volumes, their manifests, and where their blocks are."""
 
 import secrets
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, TypeVar
-
-import apsw
+from typing import TypeVar
 
 from fusevol.backends.device.disk import BLOCK, Disk
 from fusevol.backends.device.extents import WINDOW, Extent, Known
+from fusevol.backends.device.freeblocks import FreeBlocks
 from fusevol.backends.device.layout import MARKS, MARKS_AT, Layout
-from fusevol.backends.device.tablefile import RESERVED, TableVFS
-from fusevol.errors import (
-    AlreadyExists,
-    BackendError,
-    CorruptData,
-    FusevolError,
-    ManifestConflict,
-    NoSpace,
-    VolumeNotFound,
-)
+from fusevol.backends.device.tablefile import RESERVED
+from fusevol.errors import AlreadyExists, BackendError, ManifestConflict, VolumeNotFound
 
 __all__ = ["Catalog"]
 
@@ -50,38 +35,12 @@ _SCHEMA = """
 """
 
 
-class _Change(Generic[T]):
-    """Work for a transaction. What it returns is called after that, and returns what the change is asked for."""
-
-    def __init__(self, work: Callable[[], Callable[[], T]]) -> None:
-        self.work = work
-        self.then: Callable[[], T] | None = None
-        self.result: T | None = None
-        self.error: BaseException | None = None
-        self.done = False
-
-
-class Catalog:
-    """The tables of one device, and what is known of them.
-
-    free: how many blocks belong to no volume.
-    """
+class Catalog(FreeBlocks):
+    """All that is on one device, and what is known of it in memory."""
 
     def __init__(self, disk: Disk, layout: Layout) -> None:
-        self.disk = disk
-        self._layout = layout
-        self._vfs = TableVFS(disk, layout)
-        self._connection: apsw.Connection | None = None
-        self._guard = threading.Lock()
-        self._waiting: list[_Change[Any]] = []
-        self._waiting_guard = threading.Lock()
+        super().__init__(disk, layout)
         self._known: dict[str, Known] = {}
-        #: The number of changes as of which all that is known is so.
-        self._seen = -1
-        self.free = self._total = 0
-        self._closed = False
-
-    # -- transactions -----------------------------------------------------------------------------
 
     def create(self) -> None:
         """Make empty tables, on a device that is `locked` and is to have some. Durable. Raises as all do."""
@@ -97,145 +56,6 @@ class Catalog:
             self._grow()
             self._execute("COMMIT")
         self._vfs.empty = False
-
-    def _open(self) -> apsw.Connection:
-        if self._closed:
-            raise BackendError(f"{self.disk.path} was closed")
-        if self._connection is None:
-            connection = apsw.Connection("fusevol", vfs=self._vfs.name)
-            try:
-                for pragma, answer in (
-                    ("journal_mode=PERSIST", "persist"),
-                    ("synchronous=FULL", None),
-                    ("temp_store=MEMORY", None),
-                    ("cache_size=-16384", None),
-                    (f"max_page_count={self._layout.tables.size // BLOCK}", self._layout.tables.size // BLOCK),
-                ):
-                    said = connection.cursor().execute(f"PRAGMA {pragma}").fetchall()
-                    if answer is not None and said != [(answer,)]:
-                        raise BackendError(f"the tables of {self.disk.path} could not be opened: {pragma} is {said}")
-            except BaseException:
-                connection.close()
-                raise
-            self._connection = connection
-        return self._connection
-
-    def _execute(self, sql: str, bindings: tuple[Any, ...] = ()) -> apsw.Cursor:
-        return self._open().cursor().execute(sql, bindings)
-
-    def _rows(self, sql: str, bindings: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        return list(self._execute(sql, bindings))
-
-    def _one(self, sql: str, bindings: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
-        return next(iter(self._rows(sql, bindings)), None)
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Inside, SQLite's errors become this project's."""
-        try:
-            yield
-        except apsw.Error as error:
-            cause, self._vfs.error = self._vfs.error, None
-            where = f"the tables of {self.disk.path}"
-            if cause is not None:
-                raise cause from error
-            if isinstance(error, apsw.FullError):
-                raise NoSpace(f"{where} are full", hint="remove a volume or a snapshot") from error
-            if isinstance(error, apsw.CorruptError | apsw.NotADBError):
-                raise CorruptData(f"{where} are damaged: {error}", hint="restore the device from a copy") from error
-            raise BackendError(f"{where} could not be used: {error}") from error
-
-    def _change(self, work: Callable[[], Callable[[], T]]) -> T:
-        """Do it in a transaction, with what others wait for; work raises where it can do nothing, and has done nothing.
-
-        Raises what work raises, CorruptData, NoSpace, BackendError, OSError.
-        """
-        if not self.disk.writable:
-            raise BackendError(
-                f"{self.disk.path} can only be read", hint="what is there can be: fusevol mount VOL@SNAP"
-            )
-        mine = _Change(work)
-        with self._waiting_guard:
-            self._waiting.append(mine)
-        with self._guard:
-            if not mine.done:
-                with self._waiting_guard:
-                    group, self._waiting = self._waiting, []
-                self._carry_out(group)
-        if mine.error is not None:
-            raise mine.error
-        return mine.result  # type: ignore[return-value]  # of this very work
-
-    def _carry_out(self, group: list[_Change[Any]]) -> None:
-        try:
-            with self.disk.locked():
-                self._look()
-                try:
-                    self._transaction(group)
-                except FusevolError:
-                    # Together they may not fit the journal; and what one of them comes upon is no matter of the others.
-                    if len(group) == 1:
-                        raise
-                    for change in group:
-                        self._alone(change)
-        except BaseException as error:  # noqa: BLE001 - each of those who wait raises it
-            for change in group:
-                change.error = change.error or (None if change.done else error)
-        finally:
-            for change in group:
-                change.done = True
-
-    def _alone(self, change: _Change[Any]) -> None:
-        change.error = change.then = None
-        try:
-            self._transaction([change])
-        except FusevolError as error:
-            change.error = error
-        change.done = True
-
-    def _transaction(self, group: list[_Change[Any]]) -> None:
-        """Under the lock."""
-        free = self.free
-        try:
-            with self._translated():
-                self._execute("BEGIN")
-                for change in group:
-                    self._execute("SAVEPOINT change")
-                    before = self.free
-                    try:
-                        change.then = change.work()
-                    except (AlreadyExists, ManifestConflict, VolumeNotFound) as error:
-                        self._execute("ROLLBACK TO change")
-                        change.error, self.free = error, before
-                    self._execute("RELEASE change")
-                if self.free != free:
-                    self._execute("UPDATE device SET free = ?", (self.free,))
-                self._execute("COMMIT")
-        except BaseException:
-            self.free = free
-            if self._connection is not None and self._connection.in_transaction:
-                with self._translated():
-                    self._execute("ROLLBACK")
-            raise
-        self._seen = self._vfs.changes
-        for change in group:
-            if change.error is None and change.then is not None:
-                change.result = change.then()
-
-    def _read(self, look: Callable[[], T]) -> T:
-        """What it finds in the tables. Raises as `_change` does."""
-        with self._guard, self.disk.locked():
-            self._look()
-            with self._translated():
-                return look()
-
-    def close(self) -> None:
-        """Let go of the tables."""
-        with self._guard:
-            self._closed = True
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
 
     # -- what is known ----------------------------------------------------------------------------
 
@@ -257,20 +77,6 @@ class Catalog:
             # Where a change was interrupted, SQLite has undone it by now.
             changes = self._vfs.changes
         self._seen = changes
-
-    def _extend(self) -> None:
-        if self.disk.writable:
-            self._execute("BEGIN")
-            self._grow()
-            self._execute("COMMIT")
-
-    def _grow(self) -> None:
-        """Have what the device is larger by."""
-        blocks, free = self._one("SELECT blocks, free FROM device") or (0, 0)
-        self._total, more = self.disk.blocks, self.disk.blocks - blocks
-        self._give(blocks, more)
-        self.free = free + more
-        self._execute("UPDATE device SET blocks = ?, free = ?", (self._total, self.free))
 
     def _renew(self, known: Known) -> None:
         """Know what others have changed about a volume."""
@@ -324,10 +130,6 @@ class Catalog:
 
     def _missing(self, volume_id: str) -> VolumeNotFound:
         return VolumeNotFound(f'volume "{volume_id}" does not exist on {self.disk.path}')
-
-    def capacity(self) -> tuple[int, int]:
-        """How many blocks there are for data, and how many of them are free. Waits for nobody: they may be old."""
-        return self._total - self._layout.data // BLOCK, self.free
 
     # -- volumes ----------------------------------------------------------------------------------
 
@@ -529,73 +331,6 @@ class Catalog:
         self._execute("UPDATE volume SET blocks = blocks - ? WHERE number = ?", (count, number))
         self._give(address, count)
         self.free += count
-
-    def _execute_many(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        self._open().cursor().executemany(sql, rows)
-
-    # -- free space -------------------------------------------------------------------------------
-
-    def choose_free(self, choose: Callable[[Iterator[tuple[int, int]]], T]) -> T:
-        """What `choose` makes of the free runs, (address, blocks), longest first; nothing changes meanwhile."""
-
-        def look() -> T:
-            rows = self._execute("SELECT address, count FROM free ORDER BY count DESC, address")
-            try:
-                return choose((address, count) for address, count in rows)
-            finally:
-                rows.close()
-
-        return self._read(look)
-
-    def if_free(self, address: int, count: int, then: Callable[[], None]) -> None:
-        """Call `then` if blocks are free; nothing changes meanwhile."""
-
-        def look() -> None:
-            found = self._around(address)
-            if found and sum(found) >= address + count:
-                then()
-
-        self._read(look)
-
-    def _around(self, address: int) -> tuple[int, int] | None:
-        """The free run that begins at or before an address."""
-        sql = "SELECT address, count FROM free WHERE address <= ? ORDER BY address DESC LIMIT 1"
-        row = self._one(sql, (address,))
-        return (row[0], row[1]) if row else None
-
-    def _give(self, address: int, count: int) -> None:
-        """Blocks are free from now on. Raises CorruptData where some of them are so already."""
-        start, end = address, address + count
-        before, after = self._around(address), self._one("SELECT address, count FROM free WHERE address = ?", (end,))
-        inside = "SELECT 1 FROM free WHERE address > ? AND address < ? LIMIT 1"
-        if (before and sum(before) > address) or self._one(inside, (address, end)):
-            raise self._twice(address)
-        if before and sum(before) == address:
-            start = before[0]
-            self._execute("DELETE FROM free WHERE address = ?", (start,))
-        if after:
-            end += after[1]
-            self._execute("DELETE FROM free WHERE address = ?", (after[0],))
-        self._execute("INSERT INTO free VALUES (?, ?)", (start, end - start))
-
-    def _take(self, address: int, count: int) -> None:
-        """Blocks are not free any more. Raises CorruptData where they are not."""
-        found = self._around(address)
-        if found is None or sum(found) < address + count:
-            raise self._twice(address)
-        start, length = found
-        self._execute("DELETE FROM free WHERE address = ?", (start,))
-        if start < address:
-            self._execute("INSERT INTO free VALUES (?, ?)", (start, address - start))
-        if address + count < start + length:
-            self._execute("INSERT INTO free VALUES (?, ?)", (address + count, start + length - address - count))
-        self.free -= count
-
-    def _twice(self, address: int) -> CorruptData:
-        return CorruptData(
-            f"the tables of {self.disk.path} contradict themselves about block {address}; nothing was changed",
-            hint="restore the device from a copy",
-        )
 
 
 def _mark_at(number: int) -> int:
