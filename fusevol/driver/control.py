@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeVar
 import msgspec
 import trio
 
+from fusevol.driver.mounts import is_ours
 from fusevol.errors import (
     AlreadyExists,
     BackendError,
@@ -21,6 +22,7 @@ from fusevol.errors import (
     VolumeBusy,
     VolumeDetached,
 )
+from fusevol.mount.mounttable import mount_of
 
 __all__ = ["CONTROL_DIRECTORY", "Control"]
 
@@ -73,7 +75,7 @@ class Control:
     """
 
     def __init__(self, mount_path: str, name: str, *, volume_id: str = "", patience: float = _PATIENCE) -> None:
-        """name: what errors call the volume. volume_id: of which volume the mount has to be; "" for any."""
+        """name: what errors call the volume. volume_id: of which volume it has to be a mount; "" for any."""
         self._volume_id = volume_id
         self.path = Path(mount_path) / CONTROL_DIRECTORY
         self.name = name
@@ -89,7 +91,7 @@ class Control:
     def open_root(self) -> int:
         """The root of the mount, which cannot be unmounted until that is closed. Blocks.
 
-        Raises OSError, and VolumeBusy where the mount of another volume is there by now.
+        Raises OSError, and VolumeBusy where no mount of that volume is there any more.
         """
         root = os.open(self.path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -100,13 +102,18 @@ class Control:
         return root
 
     def _check(self, root: int) -> None:
-        try:
-            found = os.getxattr(f"/proc/self/fd/{root}", _ID_ATTRIBUTE).decode() if self._volume_id else ""
-        except OSError as error:
-            # Without control files there is no such attribute, either.
-            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
-                return
-            raise
+        if not self._volume_id:
+            return
+        found = ""
+        # Unmounted a moment ago, it is a directory of somebody else's, which may look like anything.
+        if is_ours(mount_of(root)):
+            try:
+                found = os.getxattr(f"/proc/self/fd/{root}", _ID_ATTRIBUTE).decode()
+            except OSError as error:
+                # Without control files there is no such attribute, either.
+                if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+                    return
+                raise
         if found != self._volume_id:
             raise VolumeBusy(
                 f'volume "{self.name}" is not mounted on {self.path.parent} any more', hint="try again in a moment"

@@ -16,9 +16,9 @@ from fusevol.driver.consumers import refuse_if_used, uses
 from fusevol.driver.context import Context, data_missing
 from fusevol.driver.control import Control
 from fusevol.driver.copying import refuse_if_unfinished
-from fusevol.driver.mounts import is_ours, mount_at, take_away
+from fusevol.driver.mounts import Mount, is_ours, mount_at, take_away
 from fusevol.errors import BackendError, InvalidArgument, NotSupported, VolumeBusy, VolumeDetached, VolumeNotFound
-from fusevol.mount.mounttable import find, places, resolve
+from fusevol.mount.mounttable import places, resolve
 from fusevol.store.processes import Life, Process
 
 if TYPE_CHECKING:
@@ -249,8 +249,9 @@ class Mounting:
         if volume.is_snapshot:
             await self._unmount_snapshot(volume, path)
             return
-        name, server = volume.locator.name, server_of(volume)
+        name = volume.locator.name
         async with self._context.hold(volume_id) as volume:
+            server = server_of(volume)
             # Those of containers are in a directory of the volume's own.
             others = [place for place in volume.attach_path if os.path.basename(place) != volume_id]
             where = await resolved(path) if path else next(iter(others or volume.attach_path), "")
@@ -261,8 +262,9 @@ class Mounting:
                 raise InvalidArgument(f'volume "{name}" is not mounted on {where}, but on {elsewhere}')
             if not others or where not in others or len(volume.attach_path) == 1:
                 refuse_if_used(volume, "unmounted")
+            mounted = mount_at(where)
         # Not held from here on: the serving process ends by itself, which may take as long as the last writes do.
-        if left := await trio.to_thread.run_sync(lambda: _unmount(where, f'volume "{name}"')):
+        if left := await trio.to_thread.run_sync(lambda: _unmount(mounted, f'volume "{name}"')):
             await self._context.change(
                 volume_id, lambda now: _without(now, where, left) if server_of(now) == server else now
             )
@@ -292,7 +294,12 @@ class Mounting:
         if found[where].life is Life.UNKNOWN:
             snapmounts.refuse_if_mounted(parent.locator.name, snapshot, "unmounted from here")
         server = found[where]
-        if left := await trio.to_thread.run_sync(lambda: _unmount(where, f'snapshot "{name}"')):
+        mounted = mount_at(where)
+        if snapmounts.servers(await self._context.store.get_vol(snapshot.id)).get(where) != server:
+            raise VolumeBusy(
+                f'snapshot "{name}" is being mounted on, or unmounted from, {where}', hint="try again in a moment"
+            )
+        if left := await trio.to_thread.run_sync(lambda: _unmount(mounted, f'snapshot "{name}"')):
             await self._context.change(snapshot.id, lambda record: snapmounts.moved(record, server, left[0]))
             return
         await trio.to_thread.run_sync(lambda: _wait(server, name))
@@ -326,21 +333,21 @@ def _without(volume: Volume, path: str, seen: Sequence[str] = ()) -> Volume:
     return msgspec.structs.replace(volume, attach_path=left or tuple(seen))
 
 
-def _unmount(path: str, name: str) -> list[str]:
-    """Unmount a path, if something is mounted there; return where else the same is mounted, and stays.
+def _unmount(mounted: Mount | None, name: str) -> list[str]:
+    """Unmount it, if it is there still; return where else the same is mounted, and stays.
 
     name: what it is of, with its kind.
     """
     from fusevol.mount.attaching import unmount
 
-    mounted = find(Path(path))
     if mounted is None:
         return []
     others = [mount for mount in places(mounted.device) if mount.id != mounted.id]
     try:
         unmount(mounted)
     except VolumeBusy as error:
-        raise VolumeBusy(f"{name} is in use on {path}", hint=f"to see by whom: fuser -vm {path}") from error
+        where = mounted.mountpoint
+        raise VolumeBusy(f"{name} is in use on {where}", hint=f"to see by whom: fuser -vm {where}") from error
     # Only those: once a filesystem is gone, the next one that anybody mounts gets its number.
     return [str(mount.mountpoint) for mount in places(mounted.device) if mount in others]
 

@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["Mount", "find", "mounts", "places", "resolve"]
+__all__ = ["Mount", "find", "mount_of", "mounts", "places", "resolve"]
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
@@ -46,6 +46,13 @@ def find(mountpoint: Path) -> Mount | None:
     here = [mount for mount in mounts() if mount.mountpoint == mountpoint]
     covered = {mount.parent for mount in here}
     return next((mount for mount in reversed(here) if mount.id not in covered), None)
+
+
+def mount_of(fd: int) -> Mount | None:
+    """The mount that an open file is in; None where that is not to be seen any more. Asks no filesystem but /proc."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as fields:
+        number = next(int(line.split()[1]) for line in fields if line.startswith("mnt_id:"))
+    return next((mount for mount in mounts() if mount.id == number), None)
 
 
 def places(device: tuple[int, int]) -> list[Mount]:

@@ -226,6 +226,42 @@ async def test_a_command_for_a_volume_never_reaches_another_one_that_is_mounted_
 
 
 @needs_fuse
+async def test_a_directory_that_was_a_mount_a_moment_ago_is_not_taken_for_one(
+    driver: LocalDriver, web: str, tmp_path: Path
+) -> None:
+    for options in ({}, {"control": "off"}):
+        mount = tmp_path / f"mnt{len(options)}"
+        mount.mkdir()
+        await driver.mounting.mount(web, str(mount), options)
+        control = Control(str(mount), "web", volume_id=web)
+        os.close(await trio.to_thread.run_sync(control.open_root))
+        await driver.mounting.unmount(web)
+        with pytest.raises(VolumeBusy, match=r"is not mounted on .* any more"):
+            await control.snapshot("s", {})
+
+
+@needs_fuse
+async def test_unmounting_waits_for_the_process_that_serves_the_mount_however_late_it_came(
+    driver: LocalDriver, web: str, mount: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody mounts the volume again after the record was read, and before it is held."""
+    get_vol = driver.store.get_vol
+    await driver.mounting.unmount(web)
+    before = [await get_vol(web)]
+    await driver.mounting.mount(web, str(mount))
+    server = server_of(await get_vol(web))
+    assert server is not None
+
+    async def read(volume_id: str) -> Volume:
+        return before.pop() if before else await get_vol(volume_id)
+
+    monkeypatch.setattr(driver.store, "get_vol", read)
+    await driver.mounting.unmount(web)
+    assert not before
+    assert not server.alive
+
+
+@needs_fuse
 async def test_what_a_mount_refuses_comes_as_the_error_it_is(driver: LocalDriver, web: str, mount: Path) -> None:
     control = Control(str(mount), "web")
     with pytest.raises(SnapshotNotFound):
