@@ -17,7 +17,7 @@ import pytest
 
 from fusevol.errors import InvalidArgument
 from fusevol.mount import syscalls
-from fusevol.mount.kernel import abort
+from fusevol.mount.kernel import abort, set_dirty_share
 from fusevol.mount.mounttable import find, mounts
 from tests.mount.servers import (
     LIMIT,
@@ -190,13 +190,18 @@ def test_read_ahead_is_set_for_the_mount(tmp_path: Path) -> None:
         assert setting.read_text() == "2048\n"
 
 
-def test_a_mount_may_keep_its_share_of_dirty_pages(tmp_path: Path) -> None:
+def test_a_mount_may_keep_its_share_of_dirty_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(tmp_path, dirty_share=30) as server:
         mounted = find(server.mountpoint)
         assert mounted is not None
         settings = Path(f"/sys/class/bdi/0:{mounted.device[1]}")
         assert (settings / "max_ratio").read_text() == "30\n"
-        assert (settings / "min_ratio").read_text() == "30\n"
+        # Which share it is promised goes by how many mounts there are, and others run tests.
+        for count, percent, promised in [(1, 31, 31), (4, 32, 32), (5, 33, 32)]:
+            monkeypatch.setattr("fusevol.mount.kernel.mounts", lambda count=count: [mounted] * count)
+            assert set_dirty_share(mounted, percent)
+            assert (settings / "max_ratio").read_text() == f"{percent}\n"
+            assert (settings / "min_ratio").read_text() == f"{promised}\n"
 
 
 def test_the_mount_table_says_whose_it_is_and_how_it_is_mounted(tmp_path: Path) -> None:
