@@ -16,7 +16,7 @@ from contextlib import suppress
 
 import trio
 
-__all__ = ["Overwrite", "Overwriter", "Overwritten"]
+__all__ = ["Immediate", "Overwrite", "Overwriter", "Overwritten"]
 
 #: Numbers of io_setup, io_destroy, io_getevents, io_submit: the C library has no functions for them.
 _CALLS = {"x86_64": (206, 207, 208, 209), "aarch64": (0, 1, 4, 2)}
@@ -156,36 +156,43 @@ class Overwritten:
         return self._size
 
 
-class _Pace:
-    """Whether writes are quick, by those that were seen."""
+class Immediate:
+    """Durable direct writes for which the loop is held up, as long as they are quick."""
 
     def __init__(self) -> None:
         self._credit = 0
         self._rest = 0
 
     def quick(self) -> bool:
-        """Whether the next one may be expected to be; to be asked once for each."""
+        """Whether the next one may be expected to be, by those that were seen; to be asked once for each."""
         if self._rest:
             self._rest -= 1
         return not self._rest
 
-    def took(self, seconds: float) -> None:
-        """Note how long one took."""
+    def write(self, fd: int, data: memoryview, offset: int) -> Overwritten | None:
+        """Write aligned memory with O_DIRECT; None where it could not be. Who writes it in another way is told why."""
+        before = time.perf_counter()
+        try:
+            written = os.pwritev(fd, [data], offset, os.RWF_DSYNC)
+        except OSError:
+            return None
+        finally:
+            self._took(time.perf_counter() - before)
+        return Overwritten(written) if written == len(data) else None
+
+    def _took(self, seconds: float) -> None:
         self._credit = min(self._credit + 1, _CREDIT) if seconds <= _QUICK else self._credit - int(seconds / _QUICK)
         if self._credit < 0:
             self._credit, self._rest = 0, _REST
 
 
 class Overwriter:
-    """Durable direct writes to blocks that files have already.
+    """Durable direct writes to blocks that files have already."""
 
-    by_itself: the kernel may carry them out by itself. What it has cached of a block device then stays as it was.
-    """
-
-    def __init__(self, *, by_itself: bool = True) -> None:
+    def __init__(self) -> None:
         little = sys.byteorder == "little" and sys.maxsize > 1 << 32
-        self._calls = _CALLS.get(platform.machine()) if little and by_itself else None
-        self._pace = _Pace()
+        self._calls = _CALLS.get(platform.machine()) if little else None
+        self._immediate = Immediate()
         self._idle: list[_Slot] = []
         self._slots = 0
         self._delays = 0
@@ -195,8 +202,8 @@ class Overwriter:
 
         alone: nobody would have to wait for it; it may be carried out here and now.
         """
-        if alone and self._pace.quick():
-            return self._carry_out(fd, data, offset)
+        if alone and self._immediate.quick():
+            return self._immediate.write(fd, data, offset)
         slot = self._slot()
         if slot is None:
             return None
@@ -213,16 +220,6 @@ class Overwriter:
         if self._delays > _DELAYS:
             self._calls = None  # it waits for the disk, which is what this is there to avoid
         return Overwrite(slot, data, self._idle.append)
-
-    def _carry_out(self, fd: int, data: memoryview, offset: int) -> Overwritten | None:
-        before = time.perf_counter()
-        try:
-            written = os.pwritev(fd, [data], offset, os.RWF_DSYNC)
-        except OSError:
-            return None  # who writes it in another way is told
-        finally:
-            self._pace.took(time.perf_counter() - before)
-        return Overwritten(written) if written == len(data) else None
 
     def _slot(self) -> _Slot | None:
         if self._calls is not None and self._idle:

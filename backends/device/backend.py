@@ -18,7 +18,7 @@ from fusevol.backends.device.extents import Known
 from fusevol.backends.device.layout import Layout
 from fusevol.backends.device.space import Space
 from fusevol.backends.device.writer import Writer
-from fusevol.backends.overwriter import Overwriter
+from fusevol.backends.overwriter import Immediate
 from fusevol.backends.readahead import ReadAhead
 from fusevol.backends.systemcalls import translate
 from fusevol.errors import FusevolError, InvalidArgument, VolumeNotFound
@@ -41,8 +41,8 @@ class _Device:
         self.catalog = Catalog(disk, layout)
         self.space = Space(disk, self.catalog)
         self.reading = ReadAhead()
-        # What the kernel writes by itself to a device may not be what it has in its cache afterwards.
-        self.overwriter = Overwriter(by_itself=False)
+        # Not what the kernel carries out by itself: that may not be what it has of a device in its cache afterwards.
+        self.immediate = Immediate()
         self._writers: dict[str, Writer] = {}
         self._guard = threading.Lock()
         #: Ranges of volumes that were read as they were not written: (id, size, offset).
@@ -90,7 +90,6 @@ class _Device:
             except (FusevolError, OSError) as error:
                 # Whoever attaches the volume gives it back once more.
                 log.warning('space of volume "%s" could not be given back: %s', writer.known.id, error)
-        self.overwriter.close()
         self.catalog.close()
         self.disk.close()
 
@@ -157,6 +156,7 @@ class DeviceBackend(Backend):
 
     def _make(self, disk: Disk) -> Layout:
         """Make an empty device one for volumes."""
+        disk.check_writable()
         with disk.locked():
             layout = Layout.load(disk)
             if layout is None:
@@ -316,7 +316,7 @@ class DeviceBackend(Backend):
     def start_write(self, volume_id: str, data: Buffer, offset: int, *, alone: bool = False) -> Started | None:
         device = self._device
         writer = device.known_writer(volume_id) if device else None
-        return writer.start(flat(data), offset, device.overwriter, alone=alone) if device and writer else None
+        return writer.start(flat(data), offset, device.immediate) if device and writer and alone else None
 
     async def flush(self, volume_id: str) -> None:
         try:
@@ -355,13 +355,12 @@ class DeviceBackend(Backend):
     async def get_manifest(self, volume_id: str) -> Manifest:
         try:
             if current := self._current(volume_id):
-                return Manifest(current[1].manifest, current[1].version)
+                return current[1].manifest
         except OSError:
             pass  # the same, below, is reported
 
         def work() -> Manifest:
-            known = self._found(volume_id)[1]
-            return Manifest(known.manifest, known.version)
+            return self._found(volume_id)[1].manifest
 
         return await self._run(f'the manifest of volume "{volume_id}" could not be read', work)
 

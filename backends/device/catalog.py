@@ -3,13 +3,15 @@
 import secrets
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from fusevol.backends.base import NO_VERSION, Manifest
 from fusevol.backends.device.disk import BLOCK, Disk
 from fusevol.backends.device.extents import WINDOW, Extent, Known
 from fusevol.backends.device.freeblocks import FreeBlocks
 from fusevol.backends.device.layout import MARKS, MARKS_AT, Layout
 from fusevol.backends.device.tablefile import RESERVED
+from fusevol.backends.device.tables import Change
 from fusevol.errors import AlreadyExists, BackendError, ManifestConflict, VolumeNotFound
 
 __all__ = ["Catalog"]
@@ -41,6 +43,8 @@ class Catalog(FreeBlocks):
     def __init__(self, disk: Disk, layout: Layout) -> None:
         super().__init__(disk, layout)
         self._known: dict[str, Known] = {}
+        #: Of the transaction that is under way, by the numbers of volumes.
+        self._marks: dict[int, bytes] = {}
 
     def create(self) -> None:
         """Make empty tables, on a device that is `locked` and is to have some. Durable. Raises as all do."""
@@ -49,12 +53,11 @@ class Catalog(FreeBlocks):
         with self._translated():
             self._execute("PRAGMA page_size=4096").fetchall()
             self._open().reserve_bytes(reserve=RESERVED)
-            self._execute("BEGIN")
-            self._execute(_SCHEMA)
-            first = self._layout.data // BLOCK
-            self._execute("INSERT INTO device VALUES (?, 0)", (first,))
-            self._grow()
-            self._execute("COMMIT")
+            with self._begun():
+                self._execute(_SCHEMA)
+                first = self._layout.data // BLOCK
+                self._execute("INSERT INTO device VALUES (?, 0)", (first,))
+                self._grow()
         self._vfs.empty = False
 
     # -- what is known ----------------------------------------------------------------------------
@@ -90,10 +93,11 @@ class Catalog(FreeBlocks):
             self._fill(known)
 
     def _fill(self, known: Known) -> None:
-        known.changed = self.disk.read(8, _mark_at(known.number))
-        sql = "SELECT version, manifest, blocks FROM volume WHERE number = ?"
-        known.version, known.manifest, known.blocks = self._one(sql, (known.number,)) or ("", b"", 0)
-        known.end = self._end(known)
+        changed = self.disk.read(8, _mark_at(known.number))
+        sql = "SELECT manifest, version, blocks FROM volume WHERE number = ?"
+        manifest, version, blocks = self._one(sql, (known.number,)) or (b"", NO_VERSION, 0)
+        known.end, known.blocks, known.manifest = self._end(known), blocks, Manifest(manifest, version)
+        known.changed = changed
 
     def _end(self, known: Known) -> int:
         sql = "SELECT start + count FROM extent WHERE volume = ? ORDER BY start DESC LIMIT 1"
@@ -106,7 +110,8 @@ class Catalog(FreeBlocks):
         if known is None:
             return None
         mark = self.disk.read_cached(8, _mark_at(known.number))
-        return known if mark is not None and bytes(mark) == known.changed else None
+        # Until a transaction of this instance is through, all is as it was before, and nobody else changes it.
+        return known if mark is not None and bytes(mark) in (known.changed, self._marks.get(known.number)) else None
 
     def recalled(self, volume_id: str) -> Known | None:
         """The same, whoever may have changed it."""
@@ -203,7 +208,8 @@ class Catalog(FreeBlocks):
             def then() -> str:
                 known = self._known.get(volume_id)
                 if known is not None and known.number == row[0]:
-                    known.manifest, known.version, known.changed = data, version, changed
+                    known.manifest = Manifest(data, version)
+                    known.changed = changed
                 return version
 
             return then
@@ -217,8 +223,15 @@ class Catalog(FreeBlocks):
         durable, since nobody remembers a mark for longer than the kernel's cache does.
         """
         mark = secrets.token_bytes(8)
+        self._marks[number] = mark
         self.disk.write_table(mark, _mark_at(number))
         return mark
+
+    def _transaction(self, group: list[Change[Any]]) -> None:
+        try:
+            super()._transaction(group)
+        finally:
+            self._marks = {}
 
     # -- extents ----------------------------------------------------------------------------------
 
@@ -307,9 +320,10 @@ class Catalog(FreeBlocks):
         row = self._one("SELECT blocks FROM volume WHERE number = ?", (known.number,))
 
         def then() -> None:
-            known.changed, known.end, known.blocks = mark, end, row[0] if row else 0
+            known.end, known.blocks = end, row[0] if row else 0
             for start, count, extents in changes:
                 known.replace(start, count, extents)
+            known.changed = mark
 
         return then
 

@@ -97,6 +97,14 @@ class Disk:
         """How many it has now."""
         return os.lseek(self.fd, 0, os.SEEK_END) // BLOCK
 
+    def check_writable(self) -> None:
+        """Raise BackendError where it can only be read."""
+        if not self.writable:
+            raise BackendError(
+                f"{self.path} can only be read",
+                hint="make it writable (blockdev --setrw); snapshots that are on it can be mounted as it is",
+            )
+
     def check_unused(self) -> None:
         """Raise VolumeBusy where the kernel uses the device: it is mounted, say, or a part of another one."""
         if self._block:

@@ -3,6 +3,8 @@
 from bisect import bisect_right
 from collections.abc import Iterable
 
+from fusevol.backends.base import NO_VERSION, Manifest
+
 __all__ = ["WINDOW", "Extent", "Hole", "Known"]
 
 #: Blocks of a volume whose extents are read from the tables, and kept, together: 64 MiB of it.
@@ -21,15 +23,14 @@ class Known:
     number: of the volume, never used again. changed: its mark, another one whenever anything of this is. end: behind
     its last block. blocks: how many it has.
 
-    What is here is replaced, never changed: whoever reads is not waited for.
+    What is here is replaced, never changed: whoever reads is not waited for. So `changed` is replaced last.
     """
 
     def __init__(self, volume_id: str, number: int) -> None:
         self.id = volume_id
         self.number = number
         self.changed = b""
-        self.version = ""
-        self.manifest = b""
+        self.manifest = Manifest(b"", NO_VERSION)
         self.blocks = self.end = 0
         self._windows: dict[int, list[Extent]] = {}
 

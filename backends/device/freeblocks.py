@@ -26,9 +26,8 @@ class FreeBlocks(Tables):
 
     def _extend(self) -> None:
         if self.disk.writable:
-            self._execute("BEGIN")
-            self._grow()
-            self._execute("COMMIT")
+            with self._begun():
+                self._grow()
 
     def _grow(self) -> None:
         """Have what the device is larger by."""

@@ -13,7 +13,7 @@ from xxhash import xxh3_64_intdigest
 from fusevol.backends.device.disk import BLOCK, Disk
 from fusevol.backends.device.layout import Layout, Region
 from fusevol.backends.systemcalls import translate
-from fusevol.errors import CorruptData, FusevolError
+from fusevol.errors import BackendError, CorruptData, FusevolError
 
 __all__ = ["RESERVED", "TableVFS"]
 
@@ -71,8 +71,19 @@ class TableVFS(apsw.VFS):
             self.disk.write_table(bytes(BLOCK), self.layout.journal.offset)
             self.disk.sync()
         except OSError as error:
-            self.error = translate(error, f"the tables of {self.disk.path} could not be written")
-            raise apsw.IOError(str(error)) from error
+            raise self.failed(error, "written") from error
+
+    def failed(self, error: OSError, what: str) -> apsw.Error:
+        """What to raise; the tables could not be `what`."""
+        if what == "written" and not self.disk.writable:
+            # Nobody changes anything there: this is what SQLite does before it reads.
+            self.error = BackendError(
+                f"a change of the tables of {self.disk.path} was interrupted, and the device can only be read",
+                hint="make it writable once (blockdev --setrw), and list what is on it: the change is undone then",
+            )
+        else:
+            self.error = translate(error, f"the tables of {self.disk.path} could not be {what}")
+        return apsw.IOError(str(error))
 
     def xFullPathname(self, name: str) -> str:  # noqa: N802
         return name
@@ -91,7 +102,7 @@ class _File:
         try:
             return self._disk.read(count, self._region.offset + offset) if count > 0 else b""
         except OSError as error:
-            raise self._failed(error, "read") from error
+            raise self._vfs.failed(error, "read") from error
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
         if offset + len(data) > self._region.size:
@@ -99,17 +110,13 @@ class _File:
         try:
             self._disk.write_table(data, self._region.offset + offset)
         except OSError as error:
-            raise self._failed(error, "written") from error
+            raise self._vfs.failed(error, "written") from error
 
     def xSync(self, flags: int) -> None:  # noqa: N802
         try:
             self._disk.sync()
         except OSError as error:
-            raise self._failed(error, "written") from error
-
-    def _failed(self, error: OSError, what: str) -> apsw.Error:
-        self._vfs.error = translate(error, f"the tables of {self._disk.path} could not be {what}")
-        return apsw.IOError(str(error))
+            raise self._vfs.failed(error, "written") from error
 
     def xFileSize(self) -> int:  # noqa: N802
         return self._region.size

@@ -25,12 +25,12 @@ from fusevol.errors import (
     VolumeNotFound,
 )
 
-__all__ = ["Tables"]
+__all__ = ["Change", "Tables"]
 
 T = TypeVar("T")
 
 
-class _Change(Generic[T]):
+class Change(Generic[T]):
     """Work for a transaction. What it returns is called after that, and returns what the change is asked for."""
 
     def __init__(self, work: Callable[[], Callable[[], T]]) -> None:
@@ -53,7 +53,7 @@ class Tables(ABC):
         self._vfs = TableVFS(disk, layout)
         self._connection: apsw.Connection | None = None
         self._guard = threading.Lock()
-        self._waiting: list[_Change[Any]] = []
+        self._waiting: list[Change[Any]] = []
         self._waiting_guard = threading.Lock()
         #: The number of changes as of which all that is known is so.
         self._seen = -1
@@ -99,6 +99,19 @@ class Tables(ABC):
         self._open().cursor().executemany(sql, rows)
 
     @contextmanager
+    def _begun(self) -> Iterator[None]:
+        """Inside is one transaction."""
+        self._execute("BEGIN")
+        try:
+            yield
+            self._execute("COMMIT")
+        except BaseException:
+            # SQLite may have done that already.
+            if self._connection is not None and self._connection.in_transaction:
+                self._execute("ROLLBACK")
+            raise
+
+    @contextmanager
     def _translated(self) -> Iterator[None]:
         """Inside, SQLite's errors become this project's."""
         try:
@@ -119,11 +132,8 @@ class Tables(ABC):
 
         Raises what work raises, CorruptData, NoSpace, BackendError, OSError.
         """
-        if not self.disk.writable:
-            raise BackendError(
-                f"{self.disk.path} can only be read", hint="what is there can be: fusevol mount VOL@SNAP"
-            )
-        mine = _Change(work)
+        self.disk.check_writable()
+        mine = Change(work)
         with self._waiting_guard:
             self._waiting.append(mine)
         with self._guard:
@@ -135,7 +145,7 @@ class Tables(ABC):
             raise mine.error
         return mine.result  # type: ignore[return-value]  # of this very work
 
-    def _carry_out(self, group: list[_Change[Any]]) -> None:
+    def _carry_out(self, group: list[Change[Any]]) -> None:
         try:
             with self.disk.locked():
                 try:
@@ -153,7 +163,7 @@ class Tables(ABC):
             for change in group:
                 change.done = True
 
-    def _alone(self, change: _Change[Any]) -> None:
+    def _alone(self, change: Change[Any]) -> None:
         change.error = change.then = None
         try:
             self._transaction([change])
@@ -161,13 +171,12 @@ class Tables(ABC):
             change.error = error
         change.done = True
 
-    def _transaction(self, group: list[_Change[Any]]) -> None:
+    def _transaction(self, group: list[Change[Any]]) -> None:
         """Under the lock. After an error of the device nobody knows what became of it."""
         self._look()
         free = self.free
         try:
-            with self._translated():
-                self._execute("BEGIN")
+            with self._translated(), self._begun():
                 for change in group:
                     self._execute("SAVEPOINT change")
                     before = self.free
@@ -179,12 +188,8 @@ class Tables(ABC):
                     self._execute("RELEASE change")
                 if self.free != free:
                     self._execute("UPDATE device SET free = ?", (self.free,))
-                self._execute("COMMIT")
         except BaseException:
             self.free, self._seen = free, -1
-            if self._connection is not None and self._connection.in_transaction:
-                with self._translated():
-                    self._execute("ROLLBACK")
             raise
         with suppress(OSError):  # then they will be looked at once more
             self._seen = -1

@@ -10,8 +10,8 @@ from fusevol.backends.device.catalog import Catalog
 from fusevol.backends.device.disk import BLOCK, Disk, TablesBusy
 from fusevol.backends.device.extents import Known
 from fusevol.backends.device.space import Space, Taken
-from fusevol.backends.overwriter import Overwrite, Overwriter, Overwritten
-from fusevol.backends.systemcalls import is_aligned, translate
+from fusevol.backends.overwriter import Immediate, Overwritten
+from fusevol.backends.systemcalls import is_aligned
 from fusevol.errors import NoSpace
 
 __all__ = ["Writer"]
@@ -176,15 +176,17 @@ class Writer:
         if zone.left and not zone.users:
             self._space.settle(zone.taken)
 
-    def start(self, data: memoryview, offset: int, overwriter: Overwriter, *, alone: bool) -> "_Started | None":
-        """Begin a write to the zone; None where it would not be one. Does not wait."""
-        if not is_aligned(data, offset) or (zone := self._use(offset, len(data))) is None:
+    def start(self, data: memoryview, offset: int, immediate: Immediate) -> Overwritten | None:
+        """Write to the zone here and now; None where it would not be there, or could not be expected to be quick."""
+        # In this order: a zone is used up by those who use it, whether they write there or not.
+        if self._zone is None or not is_aligned(data, offset) or not immediate.quick():
             return None
-        overwrite = overwriter.start(self._disk.direct, data, offset + zone.shift, alone=alone)
-        if overwrite is None:
+        if (zone := self._use(offset, len(data))) is None:
+            return None
+        try:
+            return immediate.write(self._disk.direct, data, offset + zone.shift)
+        finally:
             self._leave(zone)
-            return None
-        return _Started(overwrite, self, zone)
 
     @property
     def prepared_blocks(self) -> int:
@@ -277,22 +279,3 @@ class Writer:
         if not self._adopted:
             self._disk.sync()
             self._adopted = True
-
-
-class _Started:
-    """A write that is being carried out, or was; its zone stays until it is asked about."""
-
-    def __init__(self, overwrite: Overwrite | Overwritten, writer: Writer, zone: _Zone) -> None:
-        self._overwrite = overwrite
-        self._writer = writer
-        self._zone = zone
-
-    async def finished(self) -> int:
-        """As `backends.base.Started`."""
-        try:
-            written = await self._overwrite.finished()
-        except OSError as error:
-            self._writer._leave(self._zone)
-            raise translate(error, f'volume "{self._writer.known.id}" could not be written') from error
-        self._writer._leave(self._zone)
-        return written

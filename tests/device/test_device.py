@@ -12,6 +12,7 @@ import trio
 
 from fusevol.backends.base import NO_VERSION
 from fusevol.backends.device import DeviceBackend
+from fusevol.backends.device.catalog import Catalog
 from fusevol.backends.device.disk import Disk, TablesBusy
 from fusevol.errors import (
     BackendError,
@@ -231,6 +232,27 @@ async def test_a_device_that_grew_has_more_room(device: Path) -> None:
     assert capacity.free == 90 * MIB - 20 * BLOCK
     await backend.aclose()
     assert verify(device) == {"v": 20}
+
+
+async def test_growing_that_failed_is_made_up_for(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await with_volume(device, noise(40))
+    os.truncate(device, 80 * MIB)
+    backend = DeviceBackend(device)
+    for name in ("_give", "_grow"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Catalog, name, _broken)
+            with pytest.raises(BackendError, match="broken"):
+                await backend.list()
+    assert await backend.list() == ["v"]
+    capacity = backend.capacity("")
+    assert capacity is not None
+    assert capacity.total > 64 * MIB
+    await backend.aclose()
+    assert verify(device) == {"v": 40}
+
+
+def _broken(*_: object) -> None:
+    raise BackendError("broken")
 
 
 async def test_a_device_that_shrank_is_refused(device: Path) -> None:

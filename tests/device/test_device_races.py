@@ -1,5 +1,6 @@
 """Several at once, in one process and in many: what one of them does at the worst moment of another."""
 
+import mmap
 import os
 import random
 import threading
@@ -38,14 +39,14 @@ def catalog_of(backend: DeviceBackend) -> Catalog:
 
 @contextmanager
 def paused(
-    monkeypatch: pytest.MonkeyPatch, where: type, name: str
+    monkeypatch: pytest.MonkeyPatch, where: type, name: str, word: str = ""
 ) -> Iterator[tuple[threading.Event, threading.Event]]:
-    """The first call of a method waits, once it has begun: (it has, it may go on)."""
+    """The first call of a method, with that word in it, waits once it has begun: (it has, it may go on)."""
     reached, released, original = threading.Event(), threading.Event(), getattr(where, name)
     first = [True]
 
     def slow(*args: Any, **kwargs: Any) -> Any:
-        if first[0]:
+        if first[0] and word in str(args):
             first[0] = False
             reached.set()
             assert released.wait(20)
@@ -262,6 +263,99 @@ async def test_others_that_write_elsewhere_on_the_device_leave_a_volume_known(
     assert bytes(await backend.read("v", 40 * BLOCK, 0)) == noise(40, 1)
     holder.close()
     await other.aclose()
+
+
+async def test_a_read_that_fails_while_others_changes_are_learned_leaves_nothing_half_known(
+    backend: DeviceBackend, device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = DeviceBackend(device)
+    version, read, failures = NO_VERSION, Disk.read, 0
+    for number in range(1, 40):
+        await backend.get_manifest("v")
+        version = await other.put_manifest("v", b"%d" % number, version)
+        await other.write("v", noise(4, number), number * 10 * BLOCK)
+        # One that learns all of it anew, and one that knows it from the last time.
+        fresh, count = DeviceBackend(device), 0
+
+        def failing(self: Disk, size: int, offset: int, number: int = number) -> bytes:
+            nonlocal count
+            count += 1
+            if count == number:
+                raise OSError(5, "Input/output error")
+            return read(self, size, offset)
+
+        for reader in (fresh, backend):
+            count = 0
+            with monkeypatch.context() as patch:
+                patch.setattr(Disk, "read", failing)
+                try:
+                    await reader.get_manifest("v")
+                except FusevolError as error:
+                    assert "Input/output error" in str(error)  # noqa: PT017
+                    failures += 1
+            assert (await reader.get_manifest("v")).data == b"%d" % number
+            assert bytes(await reader.read("v", 4 * BLOCK, number * 10 * BLOCK)) == noise(4, number)
+        await fresh.aclose()
+    assert failures > 10
+    await other.aclose()
+
+
+async def test_what_others_have_changed_is_known_whole_or_not_at_all(
+    backend: DeviceBackend, device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = DeviceBackend(device)
+    await backend.get_manifest("v")
+    await other.put_manifest("v", b"new", NO_VERSION)
+    with paused(monkeypatch, Catalog, "_one", "SELECT manifest") as (reached, released):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(backend.create, "w")
+            await until(reached.is_set)
+            for _ in range(8):
+                nursery.start_soon(_expect, backend, b"new")
+            await trio.sleep(0.05)
+            released.set()
+    await other.aclose()
+
+
+async def _expect(backend: DeviceBackend, data: bytes) -> None:
+    assert (await backend.get_manifest("v")).data == data
+
+
+async def test_reading_does_not_wait_for_a_transaction_of_the_same_instance(
+    backend: DeviceBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await backend.write("v", noise(40), 0)
+    assert bytes(await backend.read("v", 40 * BLOCK, 0)) == noise(40)
+    with paused(monkeypatch, Disk, "sync") as (reached, released):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(backend.write, "v", noise(40, 1), MIB)
+            await until(reached.is_set)
+            assert bytes(backend.read_blocking("v", 40 * BLOCK, 0)) == noise(40)
+            assert backend.read_nowait("v", 40 * BLOCK, 0) == noise(40)
+            assert (await backend.get_manifest("v")).data == b""
+            released.set()
+    assert bytes(await backend.read("v", 40 * BLOCK, MIB)) == noise(40, 1)
+
+
+async def test_small_writes_that_cannot_be_made_at_once_go_to_the_zeros_all_the_same(
+    backend: DeviceBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded, record = [0], Catalog.record
+
+    def counting(*args: Any) -> None:
+        recorded[0] += 1
+        record(*args)
+
+    monkeypatch.setattr(Catalog, "record", counting)
+    for block in range(200):
+        data = mmap.mmap(-1, BLOCK)
+        data[:] = noise(1, block)
+        started = backend.start_write("v", memoryview(data), block * BLOCK, alone=block % 2 == 0)
+        if started is None:
+            await backend.write("v", memoryview(data), block * BLOCK)
+    assert recorded[0] < 10
+    for block in range(200):
+        assert bytes(await backend.read("v", BLOCK, block * BLOCK)) == noise(1, block)
 
 
 async def test_what_is_to_be_given_back_of_another_volume_makes_room(backend: DeviceBackend, device: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -143,6 +145,55 @@ def test_a_device_that_is_mounted_is_refused(place: Path, device: Path, bench: B
         assert "is not empty" in volume.refused("pool", "add", "disk", "device", f"path={device}")
     finally:
         bench.run("umount", place / "disk")
+
+
+_DIES_IN_A_TRANSACTION = """
+import os, signal, sys, trio
+from fusevol.backends.device import DeviceBackend
+from fusevol.backends.device.tablefile import TableVFS, _Table
+
+def write(self, data, offset, original=_Table.xWrite):
+    original(self, data, offset)
+    self._disk.sync()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    backend = DeviceBackend(sys.argv[1])
+    [volume] = await backend.list()
+    _Table.xWrite = write
+    await backend.write(volume, bytes(1 << 20), 1 << 40)
+
+trio.run(main)
+"""
+
+
+def test_a_device_that_can_only_be_read_says_what_has_to_be_done_before_it_can(
+    on_device: Volume, device: Path, bench: Bench
+) -> None:
+    (on_device.path / "file").write_text("kept")
+    on_device.umount()
+    died = subprocess.run([sys.executable, "-c", _DIES_IN_A_TRANSACTION, device], check=False)
+    assert died.returncode == -signal.SIGKILL
+    subprocess.run(["blockdev", "--setro", device], check=True)
+    try:
+        said = on_device.refused("check", "web")
+        assert "was interrupted, and the device can only be read" in said
+        assert "blockdev --setrw" in said
+    finally:
+        subprocess.run(["blockdev", "--setrw", device], check=True)
+    verify(device)
+    on_device.mount()
+    assert (on_device.path / "file").read_text() == "kept"
+
+
+def test_an_empty_device_that_can_only_be_read_is_not_made_one_for_volumes(
+    home: Path, device: Path, bench: Bench
+) -> None:
+    subprocess.run(["blockdev", "--setro", device], check=True)
+    said = Volume(bench, home).refused("create", "web")
+    subprocess.run(["blockdev", "--setrw", device], check=True)
+    assert "can only be read" in said
+    assert Volume(bench, home).fusevol("ls", "--json").strip() == "[]"
 
 
 def test_a_device_that_can_only_be_read_shows_what_there_is(on_device: Volume, device: Path, place: Path) -> None:
