@@ -17,8 +17,8 @@ from fusevol.backends import overwriter
 from fusevol.backends.ahead import AHEAD_BYTES, SMALL_BYTES, Ahead
 from fusevol.backends.base import Started
 from fusevol.backends.file import FileBackend
+from fusevol.backends.file.segments import SEGMENT_BYTES, StartedWrite
 from fusevol.backends.memory import MemoryBackend
-from fusevol.backends.segments import SEGMENT_BYTES, StartedWrite
 from fusevol.errors import BackendError
 from fusevol.log import create_volume, open_volume
 from fusevol.log.format import BLOCK

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fusevol.backends import manifest_file
 from fusevol.backends.base import NO_VERSION, Manifest
-from fusevol.backends.file import FileBackend
+from fusevol.backends.file import FileBackend, manifest_file
 from fusevol.errors import CorruptData, VolumeNotFound
 
 

@@ -16,8 +16,8 @@ from fusevol.api.io import Buffer
 from fusevol.backends import open_backend
 from fusevol.backends.base import NO_VERSION
 from fusevol.backends.object import ObjectBackend
-from fusevol.backends.object_client import Client
-from fusevol.backends.object_index import MAX_OBJECT
+from fusevol.backends.object.client import Client
+from fusevol.backends.object.index import MAX_OBJECT
 from fusevol.errors import (
     AlreadyExists,
     BackendError,

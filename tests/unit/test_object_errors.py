@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fusevol.backends import open_backend
-from fusevol.backends.object_errors import in_words
+from fusevol.backends.object.errors import in_words
 from fusevol.errors import BackendError
 
 S3_ERROR = "<?xml version='1.0'?>\n<Error><Code>{}</Code><Message>{}</Message><Resource>/b</Resource></Error>"

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusevol.backends.object_index import Index, Stored
+from fusevol.backends.object.index import Index, Stored
 
 RANGES = st.tuples(st.integers(0, 30), st.integers(1, 12))
 

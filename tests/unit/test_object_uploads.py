@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from fusevol.backends.object_uploads import Uploads
+from fusevol.backends.object.uploads import Uploads
 from fusevol.errors import BackendError
 
 

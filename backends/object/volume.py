@@ -4,9 +4,9 @@ import json
 
 import trio
 
-from fusevol.backends.object_client import Client, Missing
-from fusevol.backends.object_index import Index, Stored
-from fusevol.backends.object_uploads import Uploads
+from fusevol.backends.object.client import Client, Missing
+from fusevol.backends.object.index import Index, Stored
+from fusevol.backends.object.uploads import Uploads
 
 __all__ = ["KnownVolume"]
 

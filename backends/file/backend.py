@@ -21,9 +21,9 @@ import trio
 from fusevol.api.io import Buffer
 from fusevol.backends.base import Backend, Capacity, Manifest, Started, Traits
 from fusevol.backends.checks import check_range, check_volume_id, flat
-from fusevol.backends.manifest_file import ManifestFile
+from fusevol.backends.file.manifest_file import ManifestFile
+from fusevol.backends.file.segments import SegmentDirectory
 from fusevol.backends.overwriter import Overwriter
-from fusevol.backends.segments import SegmentDirectory
 from fusevol.backends.systemcalls import fsync_directory, translate
 from fusevol.errors import AlreadyExists, VolumeNotFound
 

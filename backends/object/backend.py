@@ -2,7 +2,7 @@
 
     .volumes/<volume>                          says who made it; its being there is what makes a volume exist
     <volume>/data/<offset>-<length>            16 and 8 hexadecimal digits
-    <volume>/manifest                          see `object_client.seal`
+    <volume>/manifest                          see `client.seal`
     <volume>/dead                              JSON: {object name: [[start, stop], ...]}, see `discard`
 
 What is where is kept in memory. It is listed once, when a volume is first used; after that
@@ -27,9 +27,9 @@ import trio
 from fusevol.api.io import Buffer
 from fusevol.backends.base import NO_VERSION, Backend, Manifest, Traits
 from fusevol.backends.checks import check_range, check_volume_id, flat
-from fusevol.backends.object_client import Client, Missing, client_of, open_client
-from fusevol.backends.object_index import MAX_OBJECT, Stored
-from fusevol.backends.object_volume import KnownVolume
+from fusevol.backends.object.client import Client, Missing, client_of, open_client
+from fusevol.backends.object.index import MAX_OBJECT, Stored
+from fusevol.backends.object.volume import KnownVolume
 from fusevol.errors import (
     AlreadyExists,
     BackendError,

@@ -26,7 +26,7 @@ from obstore.store import LocalStore
 
 from fusevol.api.io import Buffer
 from fusevol.backends.base import NO_VERSION, Manifest
-from fusevol.backends.object_errors import in_words
+from fusevol.backends.object.errors import in_words
 from fusevol.errors import BackendError, CorruptData, InvalidArgument, ManifestConflict, NoSpace, NotSupported
 
 if TYPE_CHECKING:

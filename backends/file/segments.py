@@ -16,9 +16,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from fusevol.backends.ahead import AHEAD_BYTES, SMALL_BYTES, Ahead
+from fusevol.backends.file.segment_file import Segment
 from fusevol.backends.overwriter import Overwrite, Overwriter, Overwritten
 from fusevol.backends.readahead import ReadAhead
-from fusevol.backends.segment_file import Segment
 from fusevol.backends.systemcalls import fsync_directory, is_aligned, overwrites_in_place, punch, translate
 from fusevol.errors import NotSupported, VolumeNotFound
 
