@@ -19,8 +19,8 @@ from fusevol.backends.device.catalog import Catalog
 from fusevol.backends.device.disk import Disk
 from fusevol.backends.device.writer import Writer
 from fusevol.errors import FusevolError, ManifestConflict, VolumeNotFound
+from tests.device.contents import fill, noise
 from tests.device.tables import BLOCK, MIB, verify
-from tests.device.test_device import fill, noise
 
 
 @pytest.fixture
