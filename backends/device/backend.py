@@ -146,12 +146,13 @@ class DeviceBackend(Backend):
             return self._device
 
     def _check_empty(self, disk: Disk) -> None:
-        """Raise InvalidArgument where a device can never be one for volumes."""
+        """Raise InvalidArgument where a device can never be one for volumes, VolumeBusy where somebody uses it."""
         try:
             Layout.plan(disk)
         except InvalidArgument:
             # Unless somebody has made it one just now; then it is for the next call.
             if Layout.load(disk) is None:
+                disk.check_unused()
                 raise
 
     def _make(self, disk: Disk) -> Layout:

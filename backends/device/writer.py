@@ -1,4 +1,8 @@
-"""What one instance is about to change in a volume: where small writes will follow, and what is to be given back."""
+"""What one instance is about to change in a volume: where small writes will follow, and what is to be given back.
+
+Only one instance changes the same place, ever: the log has addresses of its own for each that takes a volume over
+(docs/format.md, "Attach"). So what one has still to give back cannot be what another one has written since.
+"""
 
 import logging
 import mmap

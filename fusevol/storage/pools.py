@@ -148,9 +148,9 @@ class PoolManager:
             own = os.path.realpath(their)
             if os.path.commonpath([own, place]) in (own, place):
                 where = "is" if own == place else "is in" if place.startswith(own) else "contains"
-                raise InvalidArgument(f'directory "{directory}" {where} {what}, "{their}"')
+                raise InvalidArgument(f'"{directory}" {where} {what}, "{their}"')
         if os.path.commonpath([os.path.realpath(home.path), place]) == place:
-            raise InvalidArgument(f'directory "{directory}" is, or contains, the state directory')
+            raise InvalidArgument(f'"{directory}" is, or contains, the state directory')
 
     async def _refuse_if_used(self, name: str, what: str) -> None:
         volumes = [volume for volume, _ in await self._driver.store.volumes() if pool_of(volume) == name]

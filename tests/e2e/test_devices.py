@@ -142,7 +142,7 @@ def test_a_device_that_is_mounted_is_refused(place: Path, device: Path, bench: B
         # Whatever its first bytes say by now.
         subprocess.run(["dd", "if=/dev/zero", f"of={place}/disk/file", "bs=1M", "count=1", "status=none"], check=True)
         volume = Volume(bench, place / "home")
-        assert "is not empty" in volume.refused("pool", "add", "disk", "device", f"path={device}")
+        assert "is in use: mounted" in volume.refused("pool", "add", "disk", "device", f"path={device}")
     finally:
         bench.run("umount", place / "disk")
 
