@@ -13,7 +13,7 @@ from fusevol.api.io import Buffer
 from fusevol.backends.base import Backend, Capacity, Manifest, Started, Traits
 from fusevol.backends.checks import check_range, check_volume_id, flat
 from fusevol.backends.device.catalog import Catalog
-from fusevol.backends.device.disk import BLOCK, Disk
+from fusevol.backends.device.disk import BLOCK, Disk, TablesBusy
 from fusevol.backends.device.extents import Known
 from fusevol.backends.device.layout import Layout
 from fusevol.backends.device.space import Space
@@ -90,6 +90,7 @@ class _Device:
             except (FusevolError, OSError) as error:
                 # Whoever attaches the volume gives it back once more.
                 log.warning('space of volume "%s" could not be given back: %s', writer.known.id, error)
+        self.space.close()
         self.catalog.close()
         self.disk.close()
 
@@ -108,15 +109,17 @@ class DeviceBackend(Backend):
         self._device: _Device | None = None
         self._opening = threading.Lock()
         self._threads = trio.CapacityLimiter(_THREADS)
+        #: Of reads: those that need not wait for others do not wait for those that do.
+        self._reading = trio.CapacityLimiter(_THREADS)
         #: Calls that are in threads, and what is set when there are none.
         self._running = 0
         self._idle = trio.Event()
 
-    async def _run(self, what: str, work: Callable[[], T]) -> T:
+    async def _run(self, what: str, work: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:
         """Run blocking `work` in a thread, to the end even if cancelled; `what` names it in errors."""
         self._running += 1
         try:
-            return await trio.to_thread.run_sync(work, limiter=self._threads)
+            return await trio.to_thread.run_sync(work, limiter=limiter or self._threads)
         except OSError as error:
             raise translate(error, what) from error
         finally:
@@ -203,6 +206,7 @@ class DeviceBackend(Backend):
             device, known = self._found(volume_id)
             device.catalog.remove(volume_id)
             device.drop(known)
+            device.catalog.sweep()
 
         await self._run(f'volume "{volume_id}" could not be deleted', work)
 
@@ -257,11 +261,11 @@ class DeviceBackend(Backend):
 
     async def read(self, volume_id: str, size: int, offset: int) -> Buffer:
         what = f'{size} bytes at {offset} of volume "{volume_id}" could not be read'
-        return await self._run(what, lambda: self._read(volume_id, size, offset))
+        return await self._run(what, lambda: self._read(volume_id, size, offset), self._reading)
 
     async def read_stored(self, volume_id: str, size: int, offset: int) -> Buffer:
         what = f'{size} bytes at {offset} of volume "{volume_id}" could not be read'
-        return await self._run(what, lambda: self._read(volume_id, size, offset, stored=True))
+        return await self._run(what, lambda: self._read(volume_id, size, offset, stored=True), self._reading)
 
     def read_blocking(self, volume_id: str, size: int, offset: int) -> Buffer:
         try:
@@ -328,8 +332,15 @@ class DeviceBackend(Backend):
             return
 
         def work() -> None:
-            device, known = self._found(volume_id)
-            device.writer(known).flush()
+            # What was written is durable already, and a flush that failed would be the end of the volume: so this
+            # waits for the tables for as long as others need them.
+            while True:
+                try:
+                    device, known = self._found(volume_id)
+                    device.writer(known).flush()
+                    break
+                except TablesBusy as error:
+                    log.warning("%s", error)
 
         await self._run(f'volume "{volume_id}" could not be flushed', work)
 

@@ -80,6 +80,7 @@ class Catalog(FreeBlocks):
             # Where a change was interrupted, SQLite has undone it by now.
             changes = self._vfs.changes
         self._seen = changes
+        self._tell()
 
     def _renew(self, known: Known) -> None:
         """Know what others have changed about a volume."""
@@ -154,7 +155,7 @@ class Catalog(FreeBlocks):
         self._change(work)
 
     def remove(self, volume_id: str) -> None:
-        """Remove a volume, and all it has. Raises VolumeNotFound."""
+        """Remove a volume; `sweep` gives back what it had. Raises VolumeNotFound."""
 
         def work() -> Callable[[], None]:
             row = self._one("SELECT number FROM volume WHERE id = ?", (volume_id,))
@@ -169,7 +170,6 @@ class Catalog(FreeBlocks):
             return then
 
         self._change(work)
-        self.sweep()
 
     def sweep(self) -> None:
         """Give back what volumes that were deleted have still."""

@@ -1,16 +1,21 @@
 """Which blocks of a device are nobody's."""
 
+import struct
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from fusevol.backends.device.disk import BLOCK, Disk
-from fusevol.backends.device.layout import Layout
-from fusevol.backends.device.tables import Tables
+from fusevol.backends.device.layout import ROOM_AT, Layout
+from fusevol.backends.device.tables import Change, Tables
 from fusevol.errors import CorruptData
 
 __all__ = ["FreeBlocks"]
 
 T = TypeVar("T")
+
+#: Blocks of the device, and free ones.
+_ROOM = struct.Struct("<QQ")
 
 
 class FreeBlocks(Tables):
@@ -21,8 +26,27 @@ class FreeBlocks(Tables):
         self._total = 0
 
     def capacity(self) -> tuple[int, int]:
-        """How many blocks there are for data, and how many of them are free. Waits for nobody: they may be old."""
-        return self._total - self._layout.data // BLOCK, self.free
+        """How many blocks there are for data, and how many of them are free, as somebody knew last. Does not wait."""
+        total, free = self._total, self.free
+        # A volume that has no room does nothing, and so would not come to know that others have made some.
+        with suppress(OSError):
+            told = self.disk.read_cached(_ROOM.size, ROOM_AT)
+            if told is not None and any(told):
+                total, free = _ROOM.unpack(told)
+        return total - self._layout.data // BLOCK, free
+
+    def _tell(self) -> None:
+        """Have others know of the room there is. Under the lock."""
+        # What it is, the tables say; and who has these wrong for a while does no harm.
+        with suppress(OSError):
+            if self.disk.writable and self.disk.read(_ROOM.size, ROOM_AT) != (
+                room := _ROOM.pack(self._total, self.free)
+            ):
+                self.disk.write_table(room, ROOM_AT)
+
+    def _transaction(self, group: list[Change[Any]]) -> None:
+        super()._transaction(group)
+        self._tell()
 
     def _extend(self) -> None:
         if self.disk.writable:

@@ -13,13 +13,15 @@ from fusevol.backends.device.catalog import Catalog
 from fusevol.backends.device.disk import Disk
 from fusevol.errors import NoSpace
 
-__all__ = ["Space", "Taken"]
+__all__ = ["QUIET", "Space", "Taken"]
 
 Run = tuple[int, int]
 
 #: Blocks that are held at a time, or a 64th of those that are free if that is less.
 _HELD = 2048
 _SHARE = 64
+#: For so many seconds, or twice as long, they are held after the last write.
+QUIET = 1.0
 #: So many blocks at most the device is told of at a time, and so few are not worth it.
 _TRIMMED, _WORTHWHILE = 1 << 15, 64
 #: A write goes to so many places at most. Each is a row in the tables, and one transaction has to have room for them.
@@ -54,6 +56,10 @@ class Space:
     def __init__(self, disk: Disk, catalog: Catalog) -> None:
         self._disk = disk
         self._catalog = catalog
+        #: How often blocks were taken, and who lets go of those that are held once nobody takes any more.
+        self._takes = 0
+        self._keeper: threading.Thread | None = None
+        self._closing = threading.Event()
         #: For who takes blocks; may have to wait for the tables.
         self._taking = threading.Lock()
         #: For what is held, and by how many writes; never kept for long, so the loop may ask for it.
@@ -68,6 +74,7 @@ class Space:
         """
         taken = Taken()
         with self._taking:
+            self._takes += 1
             try:
                 if together and (not self._arena.left or self._arena.left[0][1] < blocks):
                     self._renew(blocks)
@@ -112,22 +119,31 @@ class Space:
         """The same for some blocks, unless they are in use by now; whether the device wants to know."""
         part = _Arena()
         part.users = 1
-        with self._taking:
-            with self._guard:
-                mine = self._held()
-                self._used_up.append(part)
-
-            def hold() -> None:
-                if [*_without((start, count), mine)] == [(start, count)]:
-                    part.runs += self._hold((start, count), count)
-
-            self._catalog.if_free(start, count, hold)
         try:
+            with self._taking:
+                with self._guard:
+                    mine = self._held()
+                    self._used_up.append(part)
+
+                def hold() -> None:
+                    if [*_without((start, count), mine)] == [(start, count)]:
+                        part.runs += self._hold((start, count), count)
+
+                self._catalog.if_free(start, count, hold)
             return all(self._disk.trim(*run) for run in part.runs)
         finally:
             with self._guard:
                 part.users = 0
                 self._let_go()
+
+    def _give_up(self) -> list[Run]:
+        """Take no more of what is held; return what has to be held still, until writes have come through."""
+        with self._guard:
+            self._used_up.append(self._arena)
+            self._arena = _Arena()
+            self._let_go()
+            # What it holds is free as far as the tables know, and would be found again.
+            return self._held()
 
     def _held(self) -> list[Run]:
         return sorted(run for arena in (*self._used_up, self._arena) for run in arena.runs)
@@ -140,16 +156,11 @@ class Space:
 
     def _renew(self, blocks: int) -> bool:
         """Hold free blocks, so many or more, if there are any; where there are few, as many as there are."""
-        with self._guard:
-            self._used_up.append(self._arena)
-            self._arena = _Arena()
-            self._let_go()
-            # What it holds is free as far as the tables know, and would be found again.
-            mine = self._held()
+        mine = self._give_up()
 
         def choose(free: Iterator[Run]) -> None:
             # Here, where no transaction can come in between: who holds blocks may be about to have them for good.
-            wanted = max(blocks, min(_HELD, self._catalog.free // _SHARE))
+            wanted = max(blocks, self._share())
             for run in (part for long in free for part in _without(long, mine)):
                 for held in self._hold(run, wanted):
                     self._arena.runs.append(held)
@@ -159,7 +170,32 @@ class Space:
 
         self._catalog.choose_free(choose)
         self._arena.left = list(self._arena.runs)
+        if self._arena.left and self._keeper is None:
+            self._keeper = threading.Thread(target=self._keep, name="fusevol free blocks", daemon=True)
+            self._keeper.start()
         return bool(self._arena.left)
+
+    def _keep(self) -> None:
+        """Let go of blocks that nobody takes, or of too many: others may have need of them."""
+        seen = -1
+        while not self._closing.wait(QUIET):
+            with self._taking:
+                if self._takes == seen or sum(count for _, count in self._arena.left) > self._share():
+                    self._give_up()
+                if self._takes == seen:
+                    self._keeper = None
+                    return
+                seen = self._takes
+
+    def _share(self) -> int:
+        """How many blocks may be held."""
+        return min(_HELD, self._catalog.capacity()[1] // _SHARE)
+
+    def close(self) -> None:
+        """Let go of all that nobody is writing to."""
+        self._closing.set()
+        if self._keeper is not None:
+            self._keeper.join()
 
     def _hold(self, run: Run, wanted: int) -> Iterator[Run]:
         """Hold the first blocks of a run that nobody else does, as many as are wanted."""

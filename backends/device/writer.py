@@ -4,27 +4,28 @@ Only one instance changes the same place, ever: the log has addresses of its own
 (docs/format.md, "Attach"). So what one has still to give back cannot be what another one has written since.
 """
 
-import logging
 import mmap
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from fusevol.backends.ahead import AHEAD_BYTES, Ahead
 from fusevol.backends.device.catalog import Catalog
-from fusevol.backends.device.disk import BLOCK, Disk, TablesBusy
+from fusevol.backends.device.disk import BLOCK, Disk
 from fusevol.backends.device.extents import Known
-from fusevol.backends.device.space import Space, Taken
+from fusevol.backends.device.space import QUIET, Space, Taken
 from fusevol.backends.overwriter import Immediate, Overwritten
 from fusevol.backends.systemcalls import is_aligned
 from fusevol.errors import NoSpace
 
 __all__ = ["Writer"]
 
-log = logging.getLogger(__name__)
-
 _ZEROS = mmap.mmap(-1, AHEAD_BYTES)
 #: So many ranges may wait to be given back.
 _PENDING = 1024
+#: And so many blocks, or a 64th of those that are free if that is less.
+_MUCH, _SHARE = 4096, 64
 
 
 class _Zone:
@@ -103,11 +104,18 @@ class Writer:
         return done
 
     def _take(self, blocks: int) -> Taken:
-        try:
+        with suppress(NoSpace):
             return self._space.take(blocks)
-        except NoSpace:
-            self._relieve()
-            return self._space.take(blocks)
+        self._relieve()
+        ends = time.monotonic() + 3 * QUIET
+        while True:
+            try:
+                return self._space.take(blocks)
+            except NoSpace:
+                # What is free others may hold, who let go of it soon.
+                if not self._catalog.free or time.monotonic() > ends:
+                    raise
+            time.sleep(QUIET / 20)
 
     # -- writing ahead ----------------------------------------------------------------------------
 
@@ -199,9 +207,11 @@ class Writer:
         return (end - start) // BLOCK
 
     def retire(self) -> None:
-        """No small writes will follow soon: what was prepared for them is to be given back. Does not wait."""
+        """Nobody writes here any more, for now: what was prepared is to be given back. Does not wait."""
         with self._guard:
             self._retire()
+            # Others may write meanwhile.
+            self._adopted = False
 
     def end(self) -> None:
         """The volume is not there any more. Does not wait."""
@@ -232,7 +242,7 @@ class Writer:
         return low < (start + count) * BLOCK and start * BLOCK < high
 
     def discard(self, start: int, count: int) -> None:
-        """Have a range given back with the next flush."""
+        """Have a range given back with the next flush, or now if there is much to be given back."""
         while True:
             with self._guard:
                 if self._is_prepared(start, count):
@@ -245,7 +255,10 @@ class Writer:
                 if not self._is_prepared(start, count) and not self._overlaps(start, count):
                     if blocks:
                         self._pending[start, count] = blocks
-                    return
+                    break
+        # No flush need follow, and others may have need of it.
+        if self.pending_blocks >= min(_MUCH, self._catalog.free // _SHARE):
+            self.give_back()
 
     def give_back(self) -> None:
         """Give back what is to be, durably."""
@@ -269,17 +282,8 @@ class Writer:
         return self._adopted and not self._pending and not self._giving.locked()
 
     def flush(self) -> None:
-        """Make durable what earlier owners wrote, and give back what is to be.
-
-        What was written is durable already, and a flush that failed would be the end of the volume: so this waits for
-        the tables for as long as others need them.
-        """
-        while True:
-            try:
-                self.give_back()
-                break
-            except TablesBusy as error:
-                log.warning("%s", error)
+        """Make durable what earlier owners wrote, and give back what is to be."""
+        self.give_back()
         if not self._adopted:
             self._disk.sync()
             self._adopted = True

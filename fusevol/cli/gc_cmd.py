@@ -33,6 +33,7 @@ def gc(
       fusevol gc
     """
     from fusevol.driver import LocalDriver
+    from fusevol.driver.reconciliation import reconcile, sweep
     from fusevol.driver.upkeep import REMOVED, Reclaimed
 
     async def work(driver: LocalDriver) -> tuple[list[Reclaimed], bool]:
@@ -40,7 +41,7 @@ def gc(
         if names:
             volumes = [await driver.resolve(name) for name in names]
         else:
-            found = await driver.reconcile()
+            found = await reconcile(driver.context, driver.snapshots)
             done += [Reclaimed(name=name, note=REMOVED) for name in found.removed]
             done += [Reclaimed(name=path, note="unmounted: its process was gone") for path in found.unmounted]
             volumes = [volume for volume, _ in await driver.store.volumes()]
@@ -54,6 +55,9 @@ def gc(
                         raise
                     done.append(Reclaimed(name=volume.locator.name, note=f"failed: {error}"))
                     failed = True
+        if not names:
+            # Last: of what was given back the stores tell their disks.
+            await sweep(driver.context)
         return done, failed
 
     done, failed = drive(work)

@@ -37,7 +37,7 @@ from fusevol.driver.importing import Importing
 from fusevol.driver.labels import check_labels, pool_of, with_labels
 from fusevol.driver.mounting import Mounting, resolved
 from fusevol.driver.rawbytes import RawBytes
-from fusevol.driver.reconciliation import Reconciled, reconcile
+from fusevol.driver.reconciliation import Reconciled, reconcile, sweep
 from fusevol.driver.records import as_before, available, in_pool, inherited
 from fusevol.driver.snapshots import Snapshots
 from fusevol.driver.specs import check_change, check_spec, followed
@@ -384,7 +384,9 @@ class LocalDriver(RawBytes, Statistics, Together, BlockNotSupported, VolumeDrive
 
         Raises BackendError, CorruptData for the records alone.
         """
-        return await reconcile(self.context, self.snapshots)
+        done = await reconcile(self.context, self.snapshots)
+        await sweep(self.context)
+        return done
 
     async def status(self) -> list[tuple[str, str]]:
         """How the driver is, as pairs of key and value for people."""

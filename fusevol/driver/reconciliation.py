@@ -18,7 +18,7 @@ from fusevol.driver.snapmounts import believed_snapshot, servers
 from fusevol.driver.snapshots import CLONE_LABEL, Snapshots
 from fusevol.errors import FusevolError, VolumeBusy, VolumeNotFound
 
-__all__ = ["Reconciled", "reconcile"]
+__all__ = ["Reconciled", "reconcile", "sweep"]
 
 
 class Reconciled(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +50,7 @@ async def reconcile(context: Context, snapshots: Snapshots) -> Reconciled:
 
     What somebody else is at work on is left to them. No volume is opened that is in order, so this takes no longer
     with many of them than reading their records does. Data without a record is left alone: `Upkeep.overview` names it.
+    What is left in the stores, without any record, is for `sweep`.
 
     Raises what reading the records raises; what goes wrong with one volume is among the problems.
     """
@@ -59,6 +60,14 @@ async def reconcile(context: Context, snapshots: Snapshots) -> Reconciled:
         detached=tuple(work.detached), unmounted=tuple(work.unmounted), removed=tuple(work.removed),
         problems=tuple(work.problems),
     )  # fmt: skip
+
+
+async def sweep(context: Context) -> None:
+    """Have the pools do away with what is left of deleted volumes, and tell their disks what is free."""
+    for pool in context.home.config.pools:
+        # One that cannot be opened is named by `Upkeep.overview`.
+        with suppress(FusevolError):
+            await context.backend(pool).sweep()
 
 
 class _Work:
@@ -92,10 +101,6 @@ class _Work:
                 continue
             except FusevolError as error:
                 self.problems.append(f'"{name}": {error}')
-        for pool in self._context.home.config.pools:
-            # One that cannot be opened is named by `Upkeep.overview`.
-            with suppress(FusevolError):
-                await self._context.backend(pool).sweep()
 
     async def _volume(self, record: Volume, name: str) -> None:
         if record.state in LEFTOVER:

@@ -16,6 +16,7 @@ class LogOptions:
     dirty_leaves: changed leaves (16 KiB each) after which the next barrier starts a checkpoint.
     reserve_bytes: what is left of a store, or a sixteenth of it if that is less, when files are no longer to grow.
     idle_seconds: after this long without a write, a mark bears witness that the last flush was complete.
+    settle_seconds: after this long without a write, dead space beyond the slack is given back without more of them.
     """
 
     in_flight: int = 4
@@ -25,3 +26,4 @@ class LogOptions:
     dirty_leaves: int = 8192
     reserve_bytes: int = 32 << 20
     idle_seconds: float = 0.05
+    settle_seconds: float = 5.0

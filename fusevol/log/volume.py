@@ -217,10 +217,13 @@ class LogVolume(VolumeContents):
 
     # -- space ------------------------------------------------------------------------------------
 
+    def _slack(self) -> int:
+        """How many blocks that nobody needs are kept back."""
+        return max(self._options.slack_bytes >> BLOCK_SHIFT, self.path.live.mapped // 8)
+
     async def _reclaim_surplus(self) -> None:
-        live = self.path.live.mapped << BLOCK_SHIFT
         try:
-            await self._reclaim(max(self._options.slack_bytes, live // 8) >> BLOCK_SHIFT)
+            await self._reclaim(self._slack())
         except FusevolError as error:
             self.background_error = error
 
@@ -357,8 +360,8 @@ class LogVolume(VolumeContents):
             raise ReadOnly(f'volume "{self.volume_id}" is open for reading only')
         return self._log
 
-    async def _mark_when_idle(self) -> None:
-        """After a while without writes, leave proof that the last flush was complete."""
+    async def _tidy_when_idle(self) -> None:
+        """After a while without writes, leave proof that the last flush was complete; later, give back what is dead."""
         log = self._writable()
         while True:
             await self._idle.wait()
@@ -367,6 +370,17 @@ class LogVolume(VolumeContents):
             await trio.sleep(self._options.idle_seconds)
             if log.sequence == sequence and log.clean and log.durable >= sequence:
                 log.mark()
+            if len(self.path.dead()) + self.state.free.blocks > self._slack():
+                with trio.move_on_after(self._options.settle_seconds):
+                    await self._idle.wait()
+                    continue
+                try:
+                    await self.checkpoint()
+                    # As in `reclaim`.
+                    await self.checkpoint()
+                    self.background_error = None
+                except FusevolError as error:
+                    self.background_error = error
 
     async def start(self) -> None:
         """Finish attaching: a checkpoint in this writer's own epoch, then the tasks in the background."""
@@ -374,7 +388,7 @@ class LogVolume(VolumeContents):
             await self._reclaim(0)
         await self.checkpoint()
         if self._nursery:
-            self._nursery.start_soon(self._mark_when_idle)
+            self._nursery.start_soon(self._tidy_when_idle)
 
     async def close(self) -> None:
         """Flush and write a last checkpoint. An error means that the last writes are not durable."""

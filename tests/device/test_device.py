@@ -11,6 +11,7 @@ import trio
 
 from fusevol.backends.device import DeviceBackend
 from fusevol.backends.device.catalog import Catalog
+from fusevol.backends.device.disk import Disk
 from fusevol.errors import (
     BackendError,
     CorruptData,
@@ -106,16 +107,53 @@ async def test_the_first_block_has_a_copy_that_stands_in_for_it(device: Path, of
     assert await backend.list() == ["v"]
     assert bytes(await backend.read("v", 3 * BLOCK, 0)) == noise(3)
     await backend.aclose()
+    assert peek(device, 0, 80) == peek(device, MIB // 2, 80)
+    flip(device, offset)
     flip(device, MIB // 2 + 40)
     with pytest.raises(FusevolError, match="first block" if offset > 7 else "is not empty"):
         await DeviceBackend(device).list()
 
 
-async def test_what_somebody_else_has_written_over_a_device_is_theirs(device: Path) -> None:
+async def test_the_copy_of_the_first_block_is_made_again(device: Path) -> None:
+    await with_volume(device)
+    flip(device, MIB // 2 + 40)
+    assert await DeviceBackend(device).list() == ["v"]
+    assert peek(device, 0, 80) == peek(device, MIB // 2, 80)
+
+
+async def test_what_somebody_else_may_have_written_over_a_device_stays_and_how_to_undo_it_is_said(device: Path) -> None:
     await with_volume(device)
     poke(device, 0, bytes(1024) + noise(3))
-    with pytest.raises(InvalidArgument, match="is not empty"):
-        await DeviceBackend(device).list()
+    before = peek(device, 0, MIB)
+    for attempt in ("list", "create"):
+        with pytest.raises(CorruptData, match="begins with something else") as raised:
+            await (DeviceBackend(device).list() if attempt == "list" else DeviceBackend(device).create("w"))
+    assert peek(device, 0, MIB) == before
+    assert raised.value.hint
+    await trio.run_process(raised.value.hint.partition(": ")[2].split(), capture_stderr=True)
+    assert await DeviceBackend(device).list() == ["v"]
+
+
+async def test_a_first_block_that_never_got_to_the_device_is_not_taken_for_there(
+    device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel could not write it has in its cache all the same."""
+    cache, written, read = dict[int, bytes](), Disk.write_table, Disk.read
+
+    def lost(self: Disk, data: bytes, offset: int) -> None:
+        if offset in (0, MIB // 2):
+            cache[offset] = data
+            raise OSError(5, "Input/output error")
+        written(self, data, offset)
+
+    monkeypatch.setattr(Disk, "read", lambda self, size, at: cache[at][:size] if at in cache else read(self, size, at))
+    with monkeypatch.context() as patch:
+        patch.setattr(Disk, "write_table", lost)
+        with pytest.raises(BackendError, match="Input/output"):
+            await DeviceBackend(device).create("v")
+    assert cache
+    await with_volume(device)
+    assert verify(device) == {"v": 0}
 
 
 @pytest.mark.parametrize("offset", [0, 15, 20, 30])

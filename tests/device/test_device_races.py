@@ -244,6 +244,41 @@ async def test_the_loop_does_not_wait_for_those_who_wait_for_the_tables(backend:
     other.close()
 
 
+async def test_reading_what_is_known_does_not_wait_for_those_who_wait_for_the_tables(
+    backend: DeviceBackend, device: Path
+) -> None:
+    await backend.create("w")
+    await backend.write("w", noise(40), 0)
+    assert bytes(await backend.read("w", 40 * BLOCK, 0)) == noise(40)
+    stopped = Disk(os.fspath(device))
+    async with trio.open_nursery() as nursery:
+        with stopped.locked():
+            for number in range(40):
+                nursery.start_soon(backend.write, "v", noise(1), number * MIB)
+            await trio.sleep(0.1)
+            with trio.fail_after(20):
+                assert bytes(await backend.read("w", 40 * BLOCK, 0)) == noise(40)
+                assert bytes(await backend.read_stored("w", 40 * BLOCK, 0)) == noise(40)
+    stopped.close()
+
+
+async def test_who_takes_a_volume_over_again_makes_durable_what_others_wrote(
+    backend: DeviceBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, sync = [0], Disk.sync
+
+    def counting(self: Disk) -> None:
+        synced[0] += 1
+        sync(self)
+
+    monkeypatch.setattr(Disk, "sync", counting)
+    for expected in (1, 1, 2):
+        if expected == 2:
+            backend.release("v")
+        await backend.flush("v")
+        assert synced[0] == expected
+
+
 async def test_others_that_write_elsewhere_on_the_device_leave_a_volume_known(
     backend: DeviceBackend, device: Path
 ) -> None:
@@ -378,11 +413,16 @@ async def test_a_write_over_very_many_places_fits_the_journal(backend: DeviceBac
     assert verify(device) == {"v": 1600, "w": 400}
 
 
+@pytest.mark.parametrize("known", [True, False])
 async def test_while_a_stopped_process_keeps_the_tables_a_flush_waits_and_the_volume_goes_on(
-    backend: DeviceBackend, device: Path, monkeypatch: pytest.MonkeyPatch
+    backend: DeviceBackend, device: Path, monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
     await backend.write("v", noise(40), 0)
     await backend.discard("v", 20 * BLOCK, 0)
+    if not known:
+        other = DeviceBackend(device)
+        await other.put_manifest("v", b"changed", NO_VERSION)
+        await other.aclose()
     monkeypatch.setattr("fusevol.backends.device.disk._PATIENCE", 0.02)
     stopped = Disk(os.fspath(device))
     async with trio.open_nursery() as nursery:

@@ -10,6 +10,7 @@ import trio
 
 from fusevol.backends.base import NO_VERSION
 from fusevol.backends.device import DeviceBackend
+from fusevol.backends.device.catalog import Catalog
 from fusevol.backends.device.disk import Disk, TablesBusy
 from fusevol.errors import (
     BackendError,
@@ -17,7 +18,7 @@ from fusevol.errors import (
     VolumeNotFound,
 )
 from tests.device.contents import fill, noise, poke_direct, with_volume
-from tests.device.tables import BLOCK, verify
+from tests.device.tables import BLOCK, MIB, verify
 
 # -- a full device --------------------------------------------------------------------------------
 
@@ -72,6 +73,56 @@ async def test_a_range_of_very_many_pieces_is_given_back_whole(device: Path) -> 
     assert verify(device) == {"v": 4}
 
 
+async def test_much_that_is_discarded_is_given_back_without_a_flush(device: Path) -> None:
+    backend = DeviceBackend(device)
+    await backend.create("v")
+    await backend.write("v", noise(6000), 0)
+    for at in range(0, 6000, 100):
+        await backend.discard("v", 100 * BLOCK, at * BLOCK)
+    assert verify(device)["v"] < 300
+    await backend.aclose()
+    assert verify(device) == {"v": 0}
+
+
+async def test_who_does_nothing_sees_the_room_that_others_make(device: Path) -> None:
+    idle, busy = DeviceBackend(device), DeviceBackend(device)
+    await idle.create("v")
+    await busy.create("w")
+    written = await fill(busy, "w")
+    full = idle.capacity("v")
+    assert full is not None
+    assert full.free < MIB
+    await busy.discard("w", written, 0)
+    await busy.flush("w")
+    empty = idle.capacity("v")
+    assert empty is not None
+    assert empty.free >= written
+    assert empty.total == full.total
+    await idle.aclose()
+    await busy.aclose()
+
+
+async def test_what_somebody_holds_who_writes_no_more_others_can_have(
+    device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusevol.backends.device.space.QUIET", 0.05)
+    idle, busy = DeviceBackend(device), DeviceBackend(device)
+    await idle.create("v")
+    await idle.write("v", noise(3), 0)
+    await busy.create("w")
+    await fill(busy, "w")
+    capacity = busy.capacity("w")
+    assert capacity is not None
+    assert capacity.free == 0
+    # And he comes to have some again.
+    await busy.discard("w", 3000 * BLOCK, 0)
+    await busy.flush("w")
+    assert await idle.write("v", noise(1000), 0) == 1000 * BLOCK
+    await idle.aclose()
+    await busy.aclose()
+    verify(device)
+
+
 async def test_a_volume_of_very_many_pieces_is_deleted_whole_even_if_that_is_interrupted(
     device: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +145,7 @@ async def test_a_volume_of_very_many_pieces_is_deleted_whole_even_if_that_is_int
         patch.setattr(catalog, "_wipe", failing)
         with pytest.raises(BackendError, match="away"):
             await backend.delete("v")
+    assert backend._device.known_writer("v") is None
     assert await backend.list() == ["w"]
     assert set(verify(device)) == {"None", "w"}
     await backend.sweep()
@@ -122,6 +174,28 @@ async def test_sweeping_tells_the_device_what_is_free_and_takes_nothing_from_any
 
 
 # -- others on the same device --------------------------------------------------------------------
+
+
+async def test_what_was_to_be_trimmed_when_that_failed_can_be_written_to(
+    device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = DeviceBackend(device)
+    await backend.create("v")
+
+    def failing(_catalog: Catalog, _address: int, _count: int, then: Callable[[], None]) -> None:
+        then()
+        raise BackendError("the disk is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, "if_free", failing)
+        for _ in range(3):
+            with pytest.raises(BackendError, match="away"):
+                await backend.sweep()
+    capacity = backend.capacity("v")
+    assert capacity is not None
+    assert await fill(backend, "v") == capacity.free
+    await backend.aclose()
+    verify(device)
 
 
 async def test_what_a_writer_that_lost_its_volume_still_writes_harms_nobody(device: Path) -> None:

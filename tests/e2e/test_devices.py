@@ -15,7 +15,7 @@ import pytest
 
 from tests.device.tables import verify
 from tests.e2e.crashing import Rounds
-from tests.e2e.harness import Bench, Volume, seed
+from tests.e2e.harness import Bench, Volume, seed, until
 from tests.e2e.loop import loop_device
 from tests.e2e.test_limits import fill
 
@@ -111,9 +111,7 @@ def test_a_full_device_is_enospc_and_goes_on_once_something_is_deleted(on_device
     for path in list(kept)[:10]:
         path.unlink()
         del kept[path]
-    fd = os.open(on_device.path, os.O_RDONLY)
-    os.fsync(fd)
-    os.close(fd)
+    fsync(on_device.path)
     again, code = fill(on_device.path / ".", 5)
     assert code == 0
     assert len(again) == 5
@@ -123,6 +121,48 @@ def test_a_full_device_is_enospc_and_goes_on_once_something_is_deleted(on_device
     on_device.mount()
     for path, data in kept.items():
         assert path.read_bytes() == data
+
+
+@pytest.mark.limit(200)
+@pytest.mark.parametrize("device", [300], indirect=True)
+def test_what_is_deleted_on_a_full_device_makes_room_for_other_volumes_too(
+    on_device: Volume, home: Path, bench: Bench, device: Path
+) -> None:
+    other, all_of_it = Volume(bench, home, "db").create().mount(), free(on_device)
+    for number in range(3):
+        kept, code = fill(on_device.path, 400)
+        assert code == errno.ENOSPC
+        # Volumes have the reserve together.
+        assert free(on_device) > all_of_it // 16 * 9 // 10
+        with pytest.raises(OSError, match="No space"):
+            (other.path / f"new{number}").touch()
+        for path in kept:
+            path.unlink()
+        fsync(on_device.path)
+        until(lambda: free(on_device) > all_of_it * 9 // 10, "the space to be given back")
+        (other.path / f"new{number}").write_bytes(bytes(1 << 20))
+        fsync(other.path / f"new{number}")
+    for volume in (on_device, other):
+        volume.umount()
+        volume.check()
+    verify(device)
+
+
+@pytest.mark.limit(200)
+def test_gc_tells_the_device_what_volumes_have_given_back(on_device: Volume, place: Path) -> None:
+    (on_device.path / "file").write_bytes(os.urandom(100 << 20))
+    fsync(on_device.path / "file")
+    (on_device.path / "file").unlink()
+    fsync(on_device.path)
+    assert (place / "image").stat().st_blocks * 512 > 100 << 20
+    on_device.fusevol("gc")
+    assert (place / "image").stat().st_blocks * 512 < 20 << 20
+
+
+def fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
 
 
 def test_a_device_with_a_file_system_is_refused_and_left_as_it_is(place: Path, device: Path, bench: Bench) -> None:

@@ -176,6 +176,48 @@ async def test_nothing_new_is_made_and_the_filesystem_says_that_it_is_full() -> 
         filesystem.rename(ROOT, b"0", ROOT, b"renamed")
 
 
+async def test_many_writes_at_once_leave_the_reserve() -> None:
+    async with on_a_small_store() as (filesystem, volume):
+        inos = [filesystem.create(ROOT, b"%d" % number, stat.S_IFREG | 0o644, ME).ino for number in range(90)]
+        failed = 0
+
+        async def write(ino: int) -> None:
+            nonlocal failed
+            try:
+                await filesystem.write(ino, os.urandom(MIB), 0)
+            except NoSpace:
+                failed += 1
+
+        async with trio.open_nursery() as nursery:
+            for ino in inos:
+                nursery.start_soon(write, ino)
+        await filesystem.sync()
+        assert 90 - 64 < failed < 40
+        capacity = SmallStore.capacity(volume._backend, "v")  # type: ignore[arg-type]
+        assert capacity is not None
+        assert capacity.free > 3 * MIB
+
+
+async def test_space_that_nobody_needs_is_given_back_once_nothing_is_written_any_more(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    for busy in (True, False):
+        backend = MemoryBackend()
+        await create_volume(backend, "v")
+        async with open_volume(backend, "v", options=LogOptions(slack_bytes=4 * MIB, settle_seconds=5)) as volume:
+            for at in range(16):
+                await volume.write(os.urandom(MIB), at * MIB)
+            await volume.flush()
+            await volume.discard(16 * MIB, 0)
+            await volume.flush()
+            for _ in range(10):
+                await trio.sleep(2)
+                if busy:
+                    await volume.write(os.urandom(BLOCK), 0)
+                    await volume.flush()
+            assert (await backend.used_size("v") > 16 * MIB) is busy
+
+
 async def test_a_quota_below_what_the_store_has_is_what_statfs_shows() -> None:
     async with on_a_small_store() as (filesystem, _):
         filesystem.resize(10 * MIB)
