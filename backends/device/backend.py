@@ -149,7 +149,10 @@ class DeviceBackend(Backend):
             return self._device
 
     def _check_empty(self, disk: Disk) -> None:
-        """Raise InvalidArgument where a device can never be one for volumes, VolumeBusy where somebody uses it."""
+        """Raise InvalidArgument where a device can never be one for volumes, VolumeBusy where somebody uses it.
+
+        BackendError where it can only be read.
+        """
         try:
             Layout.plan(disk)
         except InvalidArgument:
@@ -157,6 +160,7 @@ class DeviceBackend(Backend):
             if Layout.load(disk) is None:
                 disk.check_unused()
                 raise
+        disk.check_writable()
 
     def _make(self, disk: Disk) -> Layout:
         """Make an empty device one for volumes."""

@@ -227,12 +227,15 @@ def test_a_device_that_can_only_be_read_says_what_has_to_be_done_before_it_can(
 
 
 def test_an_empty_device_that_can_only_be_read_is_not_made_one_for_volumes(
-    home: Path, device: Path, bench: Bench
+    home: Path, device: Path, bench: Bench, place: Path
 ) -> None:
     subprocess.run(["blockdev", "--setro", device], check=True)
-    said = Volume(bench, home).refused("create", "web")
-    subprocess.run(["blockdev", "--setrw", device], check=True)
-    assert "can only be read" in said
+    try:
+        assert "can only be read" in Volume(bench, home).refused("create", "web")
+        another = Volume(bench, place / "another")
+        assert "can only be read" in another.refused("pool", "add", "disk", "device", f"path={device}")
+    finally:
+        subprocess.run(["blockdev", "--setrw", device], check=True)
     assert Volume(bench, home).fusevol("ls", "--json").strip() == "[]"
 
 
