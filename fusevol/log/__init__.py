@@ -1,9 +1,9 @@
 """The log-structured volume: batches, extent map, checkpoints, snapshots.
 
-`docs/format.md` is the format; `lifecycle` has the ways in (create, clone, open, delete), `volume` what an
-open volume does, `contents` what it can be asked. Below them: `datapath` (bytes in and out), `commit` (making a
-state durable), `recovery` (rolling forward), `appender` (the head of the log), `extents`, `tree` and `sharing` (the
-map, stored and live, and who holds what), `attachment` (the manifest), `space` (what is free).
+`docs/format.md` is the format; `lifecycle` has the ways in (create, clone, open, delete), `volume` what an open volume
+does: `contents` what it can be asked, `committed` how it is made durable. Below them: `datapath` (bytes in and out),
+`commit` (making a state durable), `recovery` (rolling forward), `appender` (the head of the log), `extents`, `tree` and
+`sharing` (the map, stored and live, and who holds what), `attachment` (the manifest), `space` (what is free).
 """
 
 from fusevol.log.attachment import Claim, check_ready, read_manifest

@@ -434,7 +434,7 @@ async def test_a_flipped_bit_in_a_larger_volume_is_an_error_or_no_harm(close: bo
 
 async def test_a_later_epoch_bears_witness_of_the_batches_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The log goes on in another epoch, far away; what was durable before must not be given up for a torn write."""
-    monkeypatch.setattr("fusevol.log.volume.EPOCH_BLOCKS", 16)
+    monkeypatch.setattr("fusevol.log.committed.EPOCH_BLOCKS", 16)
     backend = MemoryBackend()
     await create_volume(backend, "v")
     live: Content = {}

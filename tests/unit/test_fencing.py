@@ -423,7 +423,7 @@ async def test_a_writer_whose_volume_is_deleted_acknowledges_nothing() -> None:
 
 async def test_a_writer_that_takes_another_epoch_is_not_fenced_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flushes read the manifest while another one is putting it."""
-    monkeypatch.setattr("fusevol.log.volume.EPOCH_BLOCKS", 16)
+    monkeypatch.setattr("fusevol.log.committed.EPOCH_BLOCKS", 16)
 
     async def hook(step: Step) -> None:
         for _ in range(3 if step.call == "put_manifest" else 1):

@@ -15,11 +15,12 @@ import trio.testing
 from fusevol.api.io import Buffer
 from fusevol.backends.base import Capacity
 from fusevol.backends.memory import MemoryBackend
+from fusevol.backends.wrappers.faults import FaultyBackend, delay
 from fusevol.errors import NoSpace
 from fusevol.fs import Caller, Filesystem, load_filesystem, open_filesystem
 from fusevol.fs.check import check_filesystem
 from fusevol.fs.layout import BLOCK, ROOT
-from fusevol.log import LogOptions, LogVolume, create_volume, open_volume
+from fusevol.log import Claim, LogOptions, LogVolume, create_volume, open_volume
 from fusevol.log.attachment import read_manifest
 
 MIB = 1 << 20
@@ -216,6 +217,27 @@ async def test_space_that_nobody_needs_is_given_back_once_nothing_is_written_any
                     await volume.write(os.urandom(BLOCK), 0)
                     await volume.flush()
             assert (await backend.used_size("v") > 16 * MIB) is busy
+
+
+@pytest.mark.parametrize("after", [4.9, 5.1, 5.6, 6.1, 6.6, 7.1])
+@pytest.mark.parametrize("slow", ["put_manifest", "discard", "flush"])
+async def test_a_volume_closed_while_it_gives_space_back_is_closed_and_has_given_it_back(
+    after: float, slow: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    store = MemoryBackend()
+    await create_volume(store, "v")
+    backend = FaultyBackend(store, [delay(slow, seconds=1)])
+    options = LogOptions(slack_bytes=4 * MIB, settle_seconds=5)
+    async with open_volume(backend, "v", options=options, claim=Claim("somebody", lambda _: None)) as volume:
+        for at in range(16):
+            await volume.write(os.urandom(MIB), at * MIB)
+        await volume.discard(16 * MIB, 0)
+        await volume.flush()
+        await trio.sleep(after)
+    assert (await read_manifest(store, "v"))[0].holder is msgspec.UNSET
+    async with open_volume(store, "v") as volume:
+        assert not any(await volume.read(16 * MIB, 0))
+    assert await store.used_size("v") < 6 * MIB
 
 
 async def test_a_quota_below_what_the_store_has_is_what_statfs_shows() -> None:
