@@ -139,8 +139,12 @@ class Space:
     def _give_up(self) -> list[Run]:
         """Take no more of what is held; return what has to be held still, until writes have come through."""
         with self._guard:
-            self._used_up.append(self._arena)
-            self._arena = _Arena()
+            arena, self._arena = self._arena, _Arena()
+            # What nobody has taken of it need not wait for those who have.
+            for run in arena.left:
+                self._disk.let_go(*run)
+            arena.runs = [part for run in arena.runs for part in _without(run, sorted(arena.left))]
+            self._used_up.append(arena)
             self._let_go()
             # What it holds is free as far as the tables know, and would be found again.
             return self._held()

@@ -103,12 +103,16 @@ async def test_who_does_nothing_sees_the_room_that_others_make(device: Path) -> 
 
 
 async def test_what_somebody_holds_who_writes_no_more_others_can_have(
-    device: Path, monkeypatch: pytest.MonkeyPatch
+    make_device: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fusevol.backends.device.space.QUIET", 0.05)
+    device = make_device(256)
     idle, busy = DeviceBackend(device), DeviceBackend(device)
     await idle.create("v")
-    await idle.write("v", noise(3), 0)
+    for block in range(8):
+        await idle.write("v", noise(1), block * BLOCK)
+    assert idle._device
+    assert idle._device._writers["v"].prepared_blocks
     await busy.create("w")
     await fill(busy, "w")
     capacity = busy.capacity("w")
@@ -117,7 +121,7 @@ async def test_what_somebody_holds_who_writes_no_more_others_can_have(
     # And he comes to have some again.
     await busy.discard("w", 3000 * BLOCK, 0)
     await busy.flush("w")
-    assert await idle.write("v", noise(1000), 0) == 1000 * BLOCK
+    assert await idle.write("v", noise(1000), 1000 * BLOCK) == 1000 * BLOCK
     await idle.aclose()
     await busy.aclose()
     verify(device)
