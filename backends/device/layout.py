@@ -81,13 +81,13 @@ class Layout:
             raise CorruptData(f"the first block of {disk.path} is damaged", hint="restore the device from a copy")
         else:
             return None
+        _, version, _, _, journal, journal_size, tables, tables_size, data = _HEAD.unpack_from(stored)
+        if version != _VERSION:
+            raise NotSupported(f"{disk.path} is of version {version}; this program knows version {_VERSION}")
         for offset, found in ((0, first), (_COPY, second)):
             if found != stored and disk.writable:
                 disk.write_table(stored, offset)
                 disk.sync()
-        _, version, _, _, journal, journal_size, tables, tables_size, data = _HEAD.unpack_from(stored)
-        if version != _VERSION:
-            raise NotSupported(f"{disk.path} is of version {version}; this program knows version {_VERSION}")
         return cls(Region(journal, journal_size), Region(tables, tables_size), data)
 
     @classmethod

@@ -14,6 +14,7 @@ from fusevol.backends.device.disk import BLOCK, Disk
 from fusevol.backends.device.layout import Layout, Region
 from fusevol.backends.systemcalls import translate
 from fusevol.errors import BackendError, CorruptData, FusevolError
+from fusevol.sqlitefile import SoleFile
 
 __all__ = ["RESERVED", "TableVFS"]
 
@@ -89,7 +90,7 @@ class TableVFS(apsw.VFS):
         return name
 
 
-class _File:
+class _File(SoleFile):
     """The journal: as large as its region, whatever was written to it; it says itself how much of it counts."""
 
     def __init__(self, vfs: TableVFS, region: Region) -> None:
@@ -124,25 +125,8 @@ class _File:
     def xTruncate(self, size: int) -> None:  # noqa: N802
         """Nothing gets shorter; what is beyond an end is not looked at."""
 
-    def xSectorSize(self) -> int:  # noqa: N802
-        return BLOCK
-
     def xDeviceCharacteristics(self) -> int:  # noqa: N802
         return apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
-
-    def xFileControl(self, op: int, ptr: int) -> bool:  # noqa: N802
-        return False
-
-    def xCheckReservedLock(self) -> bool:  # noqa: N802
-        return False
-
-    def xLock(self, level: int) -> None:  # noqa: N802
-        """See the module."""
-
-    xUnlock = xLock  # noqa: N815
-
-    def xClose(self) -> None:  # noqa: N802
-        """Nothing is held."""
 
 
 class _Table(_File):

@@ -41,9 +41,10 @@ class FileData(FileBlocks):
             raise VolumeBusy(f'volume "{self._volume.volume_id}" was restored before a change of it was through')
 
     async def write(self, inode: Inode, data: Buffer, offset: int, *, timed: bool = False) -> int:
-        """Write bytes, growing the file as needed; return how many. Raises OSError(ENOSPC, EFBIG), NoSpace.
+        """Write bytes, growing the file as needed; return how many. Raises OSError(ENOSPC, EFBIG).
 
-        timed: whoever writes sets the times, before or after this.
+        To be called once the volume has let the writer through (`throttle`). timed: whoever writes sets the times,
+        before or after this.
         """
         size = len(data)
         end = offset + size
@@ -51,12 +52,7 @@ class FileData(FileBlocks):
             raise fail(errno.EFBIG)
         if not size:
             return 0
-        # Waiting first makes it likely that all that follows happens at once: no other write comes in between.
-        await self._volume.throttle()
         self._check_still()
-        # Many may have waited, with room for each of them when it came.
-        if shortage := self._volume.room.shortage():
-            raise shortage
         if self._write_inline(inode, data, offset, end, timed):
             return size
         await self._outgrow(inode)

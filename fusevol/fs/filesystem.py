@@ -215,11 +215,15 @@ class Filesystem(Committing):
         """
         inode = self.get(ino)
         with Pinned(inode):
-            if self.volume.room.shortage():
-                await self._make_room()
             quota = self._data.quota
             if quota.doubtful(-(-len(data) // BLOCK) + 1):
                 await self.sync()
+            # Waiting first makes it likely that all that follows happens at once: no other write comes in between. And
+            # many may have waited, with room for each of them when it came.
+            await self.volume.throttle()
+            while self.volume.room.shortage():
+                await self._make_room()
+                await self.volume.throttle()
             if inode.data is not None and quota.crowded and inode.size < offset + len(data) <= INLINE_BYTES:
                 raise fail(errno.ENOSPC)
             self._drop_capability(inode)

@@ -18,6 +18,7 @@ from fusevol.errors import BackendError, CorruptData, FusevolError
 from fusevol.fs.freepages import FREE_COUNT_AT, PAGE_COUNT_AT, free_leaves, number
 from fusevol.fs.layout import BLOCK, DATABASE
 from fusevol.log import LogVolume, SnapshotView
+from fusevol.sqlitefile import SoleFile
 
 __all__ = ["Absent", "Fetches", "VolumeVFS"]
 
@@ -146,7 +147,7 @@ class VolumeVFS(apsw.VFS):
         return name
 
 
-class _File:
+class _File(SoleFile):
     """The open file. Its size is what SQLite made of it since the open, at first what page 1 says."""
 
     def __init__(self, vfs: VolumeVFS) -> None:
@@ -186,25 +187,8 @@ class _File:
     def xFileSize(self) -> int:  # noqa: N802
         return self._size
 
-    def xSectorSize(self) -> int:  # noqa: N802
-        return BLOCK
-
     def xDeviceCharacteristics(self) -> int:  # noqa: N802
         return apsw.SQLITE_IOCAP_ATOMIC4K | apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
 
-    def xFileControl(self, op: int, ptr: int) -> bool:  # noqa: N802
-        return False
-
-    def xCheckReservedLock(self) -> bool:  # noqa: N802
-        return False
-
-    def xLock(self, level: int) -> None:  # noqa: N802
-        """One process, one connection: there is nobody to lock out."""
-
-    xUnlock = xLock  # noqa: N815
-
     def xSync(self, flags: int) -> None:  # noqa: N802
         """The volume's barrier follows the commit."""
-
-    def xClose(self) -> None:  # noqa: N802
-        """Nothing is held."""

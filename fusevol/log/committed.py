@@ -284,10 +284,14 @@ class CommittedVolume(VolumeContents):
                 continue
             try:
                 for _ in range(2):  # as in `reclaim`
-                    await self.checkpoint()
-                self.background_error = None
+                    await self._change(lambda: Change())
+                    self.background_error = None
+                    await self._reclaim_surplus()
             except FusevolError as error:
                 self.background_error = error
+            if self.background_error is not None:
+                # Not again before something was written.
+                self._idle = trio.Event()
 
     def _writable(self) -> Appender:
         if self._log is None:

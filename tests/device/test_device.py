@@ -92,8 +92,12 @@ async def test_a_later_version_is_not_supported(device: Path) -> None:
     head[8] = 2
     for offset in (0, MIB // 2):
         poke(device, offset, bytes(head) + xxh3_64_intdigest(bytes(head)).to_bytes(8, "little"))
+    # It may have something else where the copy was.
+    flip(device, MIB // 2 + 40)
+    before = peek(device, 0, MIB)
     with pytest.raises(NotSupported, match="version 2"):
         await DeviceBackend(device).list()
+    assert peek(device, 0, MIB) == before
 
 
 # -- damage ---------------------------------------------------------------------------------------

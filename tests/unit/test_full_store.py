@@ -15,7 +15,7 @@ import trio.testing
 from fusevol.api.io import Buffer
 from fusevol.backends.base import Capacity
 from fusevol.backends.memory import MemoryBackend
-from fusevol.backends.wrappers.faults import FaultyBackend, delay
+from fusevol.backends.wrappers.faults import FaultyBackend, delay, fail
 from fusevol.errors import NoSpace
 from fusevol.fs import Caller, Filesystem, load_filesystem, open_filesystem
 from fusevol.fs.check import check_filesystem
@@ -97,6 +97,23 @@ async def test_overwriting_goes_on_for_ever_in_what_the_overwritten_leaves() -> 
             for at in range(0, 24 * MIB, MIB):
                 await filesystem.write(ino, data[at : at + MIB], at)
         assert bytes(await filesystem.read(ino, 24 * MIB, 0)) == data
+
+
+async def test_overwriting_goes_on_where_many_wait_to_do_so() -> None:
+    async with on_a_small_store() as (filesystem, _):
+        ino = filesystem.create(ROOT, b"file", stat.S_IFREG | 0o644, ME).ino
+        await filesystem.write(ino, os.urandom(24 * MIB), 0)
+
+        async def overwrite(first: int) -> None:
+            for turn in range(20):
+                for at in range(first * MIB, 24 * MIB, 12 * MIB):
+                    await filesystem.write(ino, bytes([turn]) * MIB, at)
+
+        # As the kernel does.
+        async with trio.open_nursery() as nursery:
+            for first in range(12):
+                nursery.start_soon(overwrite, first)
+        assert bytes(await filesystem.read(ino, 24 * MIB, 0)) == bytes([19]) * 24 * MIB
 
 
 async def test_overwriting_at_random_leaves_room_for_the_checkpoint_that_gives_space_back() -> None:
@@ -217,6 +234,32 @@ async def test_space_that_nobody_needs_is_given_back_once_nothing_is_written_any
                     await volume.write(os.urandom(BLOCK), 0)
                     await volume.flush()
             assert (await backend.used_size("v") > 16 * MIB) is busy
+
+
+async def test_space_that_cannot_be_given_back_is_told_of_and_tried_again_after_the_next_write(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = MemoryBackend()
+    await create_volume(store, "v")
+    backend = FaultyBackend(store)
+    troubled, checkpoints = [], []
+    async with open_volume(backend, "v", options=LogOptions(slack_bytes=4 * MIB)) as volume:
+        for at in range(16):
+            await volume.write(os.urandom(MIB), at * MIB)
+        await volume.flush()
+        await volume.discard(16 * MIB, 0)
+        await volume.flush()
+        backend.add(fail("discard", times=4))
+        for turn in range(3):
+            before = volume.state.number
+            await trio.sleep(1000)
+            troubled.append(volume.background_error is not None)
+            checkpoints.append(volume.state.number - before)
+            await volume.write(bytes([turn]) * BLOCK, 0)
+            await volume.flush()
+    assert troubled == [True, True, False]
+    assert checkpoints == [2, 2, 2]
+    assert await store.used_size("v") < 6 * MIB
 
 
 @pytest.mark.parametrize("after", [4.9, 5.1, 5.6, 6.1, 6.6, 7.1])
